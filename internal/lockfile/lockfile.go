@@ -1,0 +1,54 @@
+// Package lockfile takes advisory locks (flock(2)) on files. The kernel drops such a lock when its
+// holder dies, so there are no stale ones.
+package lockfile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Mode says whether others may hold the lock at the same time.
+type Mode int
+
+const (
+	// Shared admits other Shared holders.
+	Shared Mode = unix.LOCK_SH
+	// Exclusive admits nobody else.
+	Exclusive Mode = unix.LOCK_EX
+)
+
+// Acquire takes the lock on path, creating the file, and waits for other holders until ctx ends.
+// The returned function releases it. waiting, if not nil, is called once before the first wait.
+func Acquire(ctx context.Context, path string, mode Mode, waiting func()) (release func(), err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("locking %s: %w", path, err)
+	}
+	pause := 2 * time.Millisecond
+	for {
+		err = unix.Flock(int(f.Fd()), int(mode)|unix.LOCK_NB)
+		if err == nil {
+			return func() { _ = f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			_ = f.Close()
+			return nil, fmt.Errorf("locking %s: %w", path, err)
+		}
+		if waiting != nil {
+			waiting()
+			waiting = nil
+		}
+		select {
+		case <-ctx.Done():
+			_ = f.Close()
+			return nil, fmt.Errorf("waiting for lock %s: %w", path, context.Cause(ctx))
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, 100*time.Millisecond)
+	}
+}

@@ -1,0 +1,169 @@
+// Package node is what keg and keg-node say to each other. keg starts `keg-node VERB` on a host over a
+// remote.Runner, writes one JSON request (or a tar stream) to its stdin and reads one JSON answer from
+// its stdout; stderr is for people. Host implements the verbs (package runtime/node/host); Client calls
+// them. Nothing secret ever stands in arguments.
+package node
+
+import (
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Paths on a host. Everything below Dir is keg's own and goes with `keg reset`.
+const (
+	Dir      = "/var/lib/keg-node"       // 0700
+	Binary   = Dir + "/keg-node"         // the program itself
+	StoreDir = Dir + "/store"            // blobs, an OCI layout
+	Rootfs   = Dir + "/rootfs"           // the unpacked basefs, templates rendered
+	State    = Dir + "/state.json"       // State, 0600
+	Recorder = Dir + "/recorder"         // what was there before keg changed it
+	LockFile = "/run/lock/keg-node.lock" // held by `keg-node lock` while keg works on the host
+)
+
+// Facts is what `keg-node facts` says of a host. It only reads.
+type Facts struct {
+	Hostname  string   `json:"hostname"`
+	MachineID string   `json:"machineID"`
+	Arch      string   `json:"arch"` // GOARCH: amd64, arm64
+	OS        string   `json:"os"`   // PRETTY_NAME of os-release
+	Kernel    string   `json:"kernel"`
+	Init      string   `json:"init"`   // systemd, openrc, or ""
+	Cgroup    int      `json:"cgroup"` // 1 or 2
+	CPUs      int      `json:"cpus"`
+	Memory    int64    `json:"memory"`   // bytes
+	DiskFree  int64    `json:"diskFree"` // bytes free where Dir is or will be
+	Swap      int64    `json:"swap"`     // bytes in use as swap space
+	UnixNano  int64    `json:"unixNano"` // the host's clock
+	Addresses []string `json:"addresses"`
+	// DefaultRoute says whether there is one; without it kubelet cannot choose an address.
+	DefaultRoute bool `json:"defaultRoute"`
+	// Listening are local TCP ports somebody listens on.
+	Listening []int `json:"listening"`
+	// Existing are those paths and units of other installations that were found: the ones asked for in
+	// FactsRequest.
+	Existing []string `json:"existing"`
+	// OOMScoreAdj says whether a process may lower its oom_score_adj (it needs CAP_SYS_RESOURCE).
+	OOMScoreAdj bool `json:"oomScoreAdj"`
+	// State is nil on a host that keg has not touched.
+	State *HostState `json:"state,omitempty"`
+}
+
+// FactsRequest asks for more than the usual facts.
+type FactsRequest struct {
+	// Paths are reported in Facts.Existing if they exist (a directory: if it is not empty).
+	Paths []string `json:"paths,omitempty"`
+}
+
+// HostState is kept on the host in State. It is a hint: facts decide.
+type HostState struct {
+	Cluster string        `json:"cluster"` // name
+	UID     string        `json:"uid"`     // of the cluster, made by the first run
+	Role    string        `json:"role"`    // master or worker
+	Node    string        `json:"node"`    // Kubernetes node name
+	Address string        `json:"address"`
+	Image   digest.Digest `json:"image"` // the cluster image's index
+	Name    string        `json:"name"`  // the image's name
+	Runtime string        `json:"runtime"`
+	// Done are the steps that ended well on this host, such as "unpack", "init".
+	Done []string `json:"done,omitempty"`
+}
+
+// MissingRequest asks which of the blobs are not on the host.
+type MissingRequest struct {
+	Blobs []digest.Digest `json:"blobs"`
+}
+
+// MissingResponse lists them in the order asked.
+type MissingResponse struct {
+	Missing []digest.Digest `json:"missing"`
+}
+
+// ReceiveResponse is the answer to `keg-node receive`, whose stdin is a tar stream of regular files
+// named by digest ("sha256:HEX"). Each is verified while it is written.
+type ReceiveResponse struct {
+	Blobs int   `json:"blobs"`
+	Bytes int64 `json:"bytes"`
+}
+
+// UnpackRequest asks to unpack a rootfs image from the host's store into Rootfs. A Rootfs already of
+// that manifest is left as it is; another one is replaced as a whole.
+type UnpackRequest struct {
+	Manifest ocispec.Descriptor `json:"manifest"`
+}
+
+// RenderRequest asks to render the *.tmpl files of Rootfs.
+type RenderRequest struct {
+	Env map[string]string `json:"env"`
+}
+
+// InstallRequest asks to copy files from Rootfs to their places on the host, through the recorder.
+type InstallRequest struct {
+	Items []InstallItem `json:"items"`
+}
+
+// InstallItem is a file, or a directory with all below it.
+type InstallItem struct {
+	From string `json:"from"` // relative to Rootfs; nothing happens if Optional and it is not there
+	To   string `json:"to"`   // absolute
+	// Mode of files, such as 0755; 0 keeps what the rootfs has.
+	Mode     int64 `json:"mode,omitempty"`
+	Optional bool  `json:"optional,omitempty"`
+}
+
+// InstallResponse lists the absolute paths that changed.
+type InstallResponse struct {
+	Changed []string `json:"changed"`
+}
+
+// `keg-node put` reads a tar stream of regular files with absolute names and modes, and writes each
+// through the recorder, atomically. It answers an InstallResponse. Secrets travel this way.
+
+// ClaimRequest says which paths and network links the runtime is about to make by itself, so that
+// undo removes them. A path that exists and is not keg's already keeps what it holds: undo removes
+// only what came after.
+type ClaimRequest struct {
+	Paths []string `json:"paths"`
+	Links []string `json:"links"` // network devices
+}
+
+// BlockRequest puts Text between two marker lines into a text file such as /etc/hosts, replacing an
+// earlier block of the same marker; empty Text takes it out. undo removes the block and nothing else.
+type BlockRequest struct {
+	Path   string `json:"path"`
+	Marker string `json:"marker"` // such as "keg"
+	Text   string `json:"text"`
+}
+
+// SysctlRequest writes and applies kernel settings and loads modules, remembering the values before.
+type SysctlRequest struct {
+	Settings map[string]string `json:"settings"` // "net.ipv4.ip_forward": "1"
+	Modules  []string          `json:"modules"`  // loaded now and at boot
+}
+
+// UnitRequest enables, starts, restarts systemd units; undo stops and disables those that were not
+// enabled before.
+type UnitRequest struct {
+	Units   []string `json:"units"`
+	Restart bool     `json:"restart"` // restart even if running
+	// EnableOnly does not start.
+	EnableOnly bool `json:"enableOnly"`
+}
+
+// HookRequest runs scripts/NAME.sh (or scripts/NAME) of Rootfs, in Rootfs, if it is there.
+type HookRequest struct {
+	Name string            `json:"name"`
+	Args []string          `json:"args,omitempty"`
+	Env  map[string]string `json:"env"`
+}
+
+// HookResponse says whether there was such a script. A script that fails is an error.
+type HookResponse struct {
+	Ran bool `json:"ran"`
+}
+
+// UndoResponse is the answer to `keg-node undo`: everything recorded is put back. Residue lists what
+// could not be, each with the reason; empty is what reset wants to see.
+type UndoResponse struct {
+	Restored int      `json:"restored"`
+	Residue  []string `json:"residue"`
+}
