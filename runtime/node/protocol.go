@@ -1,7 +1,13 @@
 // Package node is what keg and keg-node say to each other. keg starts `keg-node VERB` on a host over a
 // remote.Runner, writes one JSON request (or a tar stream) to its stdin and reads one JSON answer from
-// its stdout; stderr is for people. Host implements the verbs (package runtime/node/host); Client calls
-// them. Nothing secret ever stands in arguments.
+// its stdout; stderr is for people. Package runtime/node/host implements the verbs, package
+// runtime/node/client calls them. Nothing secret ever stands in arguments.
+//
+// keg-node ends with code 0, or with an Error as its answer and code 1, or, where the lock is held by
+// somebody else, CodeBusy. A verb it does not know is code 2. Requests are read strictly: both sides
+// are always of the same build, since keg sends the program before it uses it.
+//
+// The client is a package of its own because keg-node must not link the SSH library behind remote.
 package node
 
 import (
@@ -18,7 +24,54 @@ const (
 	State    = Dir + "/state.json"       // State, 0600
 	Recorder = Dir + "/recorder"         // what was there before keg changed it
 	LockFile = "/run/lock/keg-node.lock" // held by `keg-node lock` while keg works on the host
+
+	// RegistryConfigFile is the RegistryConfig of `keg-node registry`.
+	RegistryConfigFile = Dir + "/registry/config.json"
 )
+
+// Verb is the first argument of keg-node.
+type Verb string
+
+// The verbs, with what stands on stdin and on stdout.
+const (
+	VerbFacts    Verb = "facts"     // FactsRequest, Facts
+	VerbLock     Verb = "lock"      // LockRequest in one line, then nothing until the end; Locked in one line
+	VerbState    Verb = "state"     // nothing, HostState or null
+	VerbSetState Verb = "set-state" // HostState, Nothing
+	VerbMissing  Verb = "missing"   // MissingRequest, MissingResponse
+	VerbReceive  Verb = "receive"   // tar stream, ReceiveResponse
+	VerbUnpack   Verb = "unpack"    // UnpackRequest, UnpackResponse
+	VerbRender   Verb = "render"    // RenderRequest, Nothing
+	VerbInstall  Verb = "install"   // InstallRequest, InstallResponse
+	VerbPut      Verb = "put"       // tar stream, InstallResponse
+	VerbClaim    Verb = "claim"     // ClaimRequest, Nothing
+	VerbBlock    Verb = "block"     // BlockRequest, InstallResponse
+	VerbSysctl   Verb = "sysctl"    // SysctlRequest, InstallResponse
+	VerbUnits    Verb = "units"     // UnitRequest, Nothing
+	VerbHook     Verb = "hook"      // HookRequest, HookResponse
+	VerbRegistry Verb = "registry"  // serves until SIGTERM; reads RegistryConfigFile
+	VerbUndo     Verb = "undo"      // nothing, UndoResponse
+	VerbResidue  Verb = "residue"   // nothing, UndoResponse
+	VerbForget   Verb = "forget"    // nothing, Nothing
+)
+
+// Nothing is the answer of verbs that have none.
+type Nothing struct{}
+
+// Locked is the line that `keg-node lock` writes once it holds LockFile. It holds it until its stdin
+// ends, so that the lock goes with the connection.
+const Locked = "LOCKED"
+
+// CodeBusy is the exit code of `keg-node lock` where somebody else holds the lock (EX_TEMPFAIL).
+const CodeBusy = 75
+
+// LockRequest is the first line on the stdin of `keg-node lock`.
+type LockRequest struct {
+	// Owner is what others are told while the lock is held, such as "keg run shop:v1 by ann@laptop".
+	Owner string `json:"owner"`
+	// WaitSeconds is how long to wait for the holder before; 0 does not wait.
+	WaitSeconds int `json:"waitSeconds,omitempty"`
+}
 
 // Facts is what `keg-node facts` says of a host. It only reads.
 type Facts struct {
@@ -78,8 +131,13 @@ type MissingResponse struct {
 	Missing []digest.Digest `json:"missing"`
 }
 
+// ReceiveTotal is the PAX record that may stand in a global header at the beginning of the stream for
+// `keg-node receive`: how many bytes of blobs follow, so that a full disk is found before they are sent.
+const ReceiveTotal = "KEG.total"
+
 // ReceiveResponse is the answer to `keg-node receive`, whose stdin is a tar stream of regular files
-// named by digest ("sha256:HEX"). Each is verified while it is written.
+// named by digest ("sha256:HEX"). Each is verified while it is written. What arrived whole stays, also
+// if the stream breaks: ask for what is missing and send the rest. Counted is what was new.
 type ReceiveResponse struct {
 	Blobs int   `json:"blobs"`
 	Bytes int64 `json:"bytes"`
@@ -89,6 +147,11 @@ type ReceiveResponse struct {
 // that manifest is left as it is; another one is replaced as a whole.
 type UnpackRequest struct {
 	Manifest ocispec.Descriptor `json:"manifest"`
+}
+
+// UnpackResponse says whether Rootfs changed.
+type UnpackResponse struct {
+	Changed bool `json:"changed"`
 }
 
 // RenderRequest asks to render the *.tmpl files of Rootfs.
@@ -116,14 +179,20 @@ type InstallResponse struct {
 }
 
 // `keg-node put` reads a tar stream of regular files with absolute names and modes, and writes each
-// through the recorder, atomically. It answers an InstallResponse. Secrets travel this way.
+// through the recorder, atomically. It answers an InstallResponse. Secrets travel this way. Files below
+// Dir are not recorded, since Dir goes as a whole.
 
 // ClaimRequest says which paths and network links the runtime is about to make by itself, so that
 // undo removes them. A path that exists and is not keg's already keeps what it holds: undo removes
-// only what came after.
+// only what came after. Directories on the way to a path go too if keg's runtime made them and they are empty.
+//
+// The first claim on a host also notes what a container runtime leaves in other places, so that undo
+// can take that back as well: chains of packet filters named KUBE-* and CNI-*, control groups
+// kubepods* with the processes in them, and the network namespaces in /run/netns.
 type ClaimRequest struct {
 	Paths []string `json:"paths"`
-	Links []string `json:"links"` // network devices
+	// Links are network devices; "cali*" stands for all whose name begins so.
+	Links []string `json:"links"`
 }
 
 // BlockRequest puts Text between two marker lines into a text file such as /etc/hosts, replacing an
@@ -138,10 +207,13 @@ type BlockRequest struct {
 type SysctlRequest struct {
 	Settings map[string]string `json:"settings"` // "net.ipv4.ip_forward": "1"
 	Modules  []string          `json:"modules"`  // loaded now and at boot
+	// Remember are settings that the runtime is about to change by itself (kubelet sets
+	// kernel.panic): undo puts them back. Those the kernel does not have are passed over.
+	Remember []string `json:"remember,omitempty"`
 }
 
-// UnitRequest enables, starts, restarts systemd units; undo stops and disables those that were not
-// enabled before.
+// UnitRequest enables, starts, restarts systemd units, after a daemon-reload; undo stops and disables
+// those that were not active and enabled before, in the opposite order.
 type UnitRequest struct {
 	Units   []string `json:"units"`
 	Restart bool     `json:"restart"` // restart even if running
@@ -149,7 +221,17 @@ type UnitRequest struct {
 	EnableOnly bool `json:"enableOnly"`
 }
 
-// HookRequest runs scripts/NAME.sh (or scripts/NAME) of Rootfs, in Rootfs, if it is there.
+// HookRequest runs scripts/NAME.sh (or scripts/NAME) of Rootfs, in Rootfs, if it is there: by itself
+// if it is executable and begins with "#!", else by /bin/sh. What it writes goes to stderr. Its
+// environment is
+//
+//	HOME=/root LANG=C.UTF-8
+//	PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+//	KEG_HOOK      the name
+//	KEG_ROOTFS    the directory it runs in
+//	ROOTFS        the same, as sealer's scripts know it
+//
+// and Env, which wins.
 type HookRequest struct {
 	Name string            `json:"name"`
 	Args []string          `json:"args,omitempty"`
@@ -167,3 +249,42 @@ type UndoResponse struct {
 	Restored int      `json:"restored"`
 	Residue  []string `json:"residue"`
 }
+
+// `keg-node forget` removes Dir with the program itself, and LockFile. It refuses while something
+// recorded was not undone.
+
+// RegistryConfig is what `keg-node registry` serves: the embedded images of cluster images in StoreDir.
+type RegistryConfig struct {
+	// Listen is "ADDRESS:PORT"; an empty address is all of them.
+	Listen string `json:"listen"`
+	// CertFile and KeyFile are PEM files on the host, the certificate with its chain.
+	CertFile string `json:"certFile"`
+	KeyFile  string `json:"keyFile"`
+	// Indexes are the cluster images, by the digest of their index, the first winning where two embed
+	// an image of one name.
+	Indexes []digest.Digest `json:"indexes"`
+}
+
+// RegistryUnitName is the unit that runs `keg-node registry`.
+const RegistryUnitName = "keg-registry.service"
+
+// RegistryUnit is the text of that unit.
+const RegistryUnit = `[Unit]
+Description=Registry of the cluster's embedded images (keg)
+Wants=network-online.target
+After=network-online.target
+Before=containerd.service kubelet.service
+
+[Service]
+Type=notify
+ExecStart=` + Binary + ` registry
+Restart=always
+RestartSec=2
+ProtectSystem=strict
+ProtectHome=yes
+PrivateTmp=yes
+NoNewPrivileges=yes
+
+[Install]
+WantedBy=multi-user.target
+`
