@@ -29,15 +29,21 @@ func Acquire(ctx context.Context, path string, mode Mode, waiting func()) (relea
 	if err != nil {
 		return nil, fmt.Errorf("locking %s: %w", path, err)
 	}
+	if err := Lock(ctx, f, mode, waiting); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+// Lock takes the lock on an open file, for as long as f is open, and waits as Acquire does. Who locks
+// a file that others rename or remove must look afterwards whether it still has its name.
+func Lock(ctx context.Context, f *os.File, mode Mode, waiting func()) error {
 	pause := 2 * time.Millisecond
 	for {
-		err = unix.Flock(int(f.Fd()), int(mode)|unix.LOCK_NB)
-		if err == nil {
-			return func() { _ = f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			_ = f.Close()
-			return nil, fmt.Errorf("locking %s: %w", path, err)
+		ok, err := TryLock(f, mode)
+		if ok || err != nil {
+			return err
 		}
 		if waiting != nil {
 			waiting()
@@ -45,10 +51,24 @@ func Acquire(ctx context.Context, path string, mode Mode, waiting func()) (relea
 		}
 		select {
 		case <-ctx.Done():
-			_ = f.Close()
-			return nil, fmt.Errorf("waiting for lock %s: %w", path, context.Cause(ctx))
+			return fmt.Errorf("waiting for lock %s: %w", f.Name(), context.Cause(ctx))
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, 100*time.Millisecond)
+	}
+}
+
+// TryLock takes the lock on an open file, for as long as f is open, unless another open file holds it.
+func TryLock(f *os.File, mode Mode) (bool, error) {
+	for {
+		err := unix.Flock(int(f.Fd()), int(mode)|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return true, nil
+		case errors.Is(err, unix.EWOULDBLOCK):
+			return false, nil
+		case !errors.Is(err, unix.EINTR):
+			return false, fmt.Errorf("locking %s: %w", f.Name(), err)
+		}
 	}
 }
