@@ -27,7 +27,7 @@ type Entry struct {
 	Linkname string
 	// Xattrs are extended attributes, by full name such as "security.capability".
 	Xattrs map[string]string
-	// Open opens the content of a TypeReg. It is called once, from any goroutine.
+	// Open opens the content of a TypeReg of more than 0 bytes. It is called once, from any goroutine.
 	Open func() (io.ReadCloser, error)
 	// Identity changes whenever the content may have: for a file, its device, inode, size, mtime and
 	// ctime. "" says that nothing cheap identifies the content.
@@ -46,9 +46,11 @@ const (
 // Options say how to pack. The zero value packs zstd on all cores with times of 1970.
 type Options struct {
 	Compression Compression
-	// Parallelism is the number of compressing goroutines; 0 is GOMAXPROCS. It does not change the result.
+	// Parallelism is the number of compressing goroutines; 0 is GOMAXPROCS, but at most 8: more do not
+	// help, as one goroutine must hash the tar in order, and each costs about 12 MB of memory. It does
+	// not change the result.
 	Parallelism int
-	// ModTime is the time of every entry.
+	// ModTime is the time of every entry, cut to whole seconds; the zero value is 1970.
 	ModTime time.Time
 	// Progress is told of every packed piece, in bytes of source; may be nil.
 	Progress func(n int64)
