@@ -134,9 +134,10 @@ type Embedded struct {
 var ErrNotClusterImage = errors.New("not a cluster image")
 
 // Parse sorts the entries of a cluster image's index by role.
-// It fails with ErrNotClusterImage where the artifact type is another.
+// It fails with ErrNotClusterImage where the artifact type is another. One that is missing is no
+// proof: tools older than image-spec v1.1 lose it when they copy an index, and keep the annotations.
 func Parse(idx ocispec.Index) (Image, error) {
-	if idx.ArtifactType != ArtifactType {
+	if idx.ArtifactType != ArtifactType && (idx.ArtifactType != "" || !slices.ContainsFunc(idx.Manifests, hasRole)) {
 		return Image{}, fmt.Errorf("reading index with artifact type %q: %w", idx.ArtifactType, ErrNotClusterImage)
 	}
 	var img Image
@@ -169,6 +170,8 @@ func Parse(idx ocispec.Index) (Image, error) {
 	}
 	return img, nil
 }
+
+func hasRole(d ocispec.Descriptor) bool { return d.Annotations[AnnotationRole] != "" }
 
 // Index is the inverse of Parse: rootfs images first, sorted by platform, then embedded images sorted
 // by name and platform, then refs. Equal images give equal indexes.

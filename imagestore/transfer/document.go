@@ -1,0 +1,173 @@
+package transfer
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"mime"
+	"net/http"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/clusterimage/keg/imagestore"
+)
+
+// Media types that OCI has no constants for.
+const (
+	dockerManifest     = "application/vnd.docker.distribution.manifest.v2+json"
+	dockerManifestList = "application/vnd.docker.distribution.manifest.list.v2+json"
+	schema1            = "application/vnd.docker.distribution.manifest.v1+json"
+	schema1Signed      = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+)
+
+// maxManifest bounds manifests and indexes. Registries commonly take 4 MiB.
+const maxManifest = 16 << 20
+
+var acceptManifests = http.Header{"Accept": {strings.Join([]string{
+	ocispec.MediaTypeImageIndex, dockerManifestList, ocispec.MediaTypeImageManifest, dockerManifest, "*/*;q=0.1",
+}, ", ")}}
+
+func isIndex(mediaType string) bool {
+	return mediaType == ocispec.MediaTypeImageIndex || mediaType == dockerManifestList
+}
+
+func isManifest(mediaType string) bool {
+	return mediaType == ocispec.MediaTypeImageManifest || mediaType == dockerManifest
+}
+
+// foreign says whether a layer need not be in its registry (image-spec, layer.md, non-distributable).
+func foreign(mediaType string) bool {
+	return strings.Contains(mediaType, ".nondistributable.") || strings.Contains(mediaType, ".foreign.")
+}
+
+// Resolve reads the manifest or index that ref names, whose digest it checks, from the registry.
+func (c *Client) Resolve(ctx context.Context, ref name.Reference) (ocispec.Descriptor, []byte, error) {
+	return c.manifest(ctx, ref.Context(), ref.Identifier())
+}
+
+// resolve is Resolve that looks into the store first: a tag then costs one HEAD, a digest nothing.
+func (c *Client) resolve(ctx context.Context, s *imagestore.Store, ref name.Reference) (ocispec.Descriptor, []byte, error) {
+	id := ref.Identifier()
+	if _, tagged := ref.(name.Tag); tagged {
+		d, err := c.head(ctx, ref.Context(), id)
+		if err != nil {
+			return ocispec.Descriptor{}, nil, err
+		}
+		if d != "" {
+			id = d.String() // the tag may move before the next request
+		}
+	}
+	if d := digest.Digest(id); s.Has(d) {
+		data, err := s.Read(d)
+		if err != nil {
+			return ocispec.Descriptor{}, nil, err
+		}
+		mediaType, err := documentType(data, "")
+		if err != nil {
+			return ocispec.Descriptor{}, nil, fmt.Errorf("reading %s: %w", imagestore.FullName(ref), err)
+		}
+		return ocispec.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(data))}, data, nil
+	}
+	return c.manifest(ctx, ref.Context(), id)
+}
+
+// head asks for the digest that a tag or digest stands for; "" where the registry does not say.
+func (c *Client) head(ctx context.Context, repo name.Repository, id string) (digest.Digest, error) {
+	s, err := c.session(ctx, repo, pull)
+	if err != nil {
+		return "", err
+	}
+	r := request{op: "looking for manifest " + id, method: http.MethodHead, path: "manifests/" + id, header: acceptManifests}
+	resp, _, err := c.call(ctx, s, r, maxErrorBody, http.StatusOK, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusBadRequest)
+	if err != nil {
+		return "", err
+	}
+	d := digest.Digest(resp.Header.Get("Docker-Content-Digest"))
+	if resp.StatusCode != http.StatusOK || d.Validate() != nil {
+		return "", nil // the GET that follows brings the reason
+	}
+	return d, nil
+}
+
+// manifest reads a manifest or index by tag or digest and checks it.
+func (c *Client) manifest(ctx context.Context, repo name.Repository, id string) (ocispec.Descriptor, []byte, error) {
+	s, err := c.session(ctx, repo, pull)
+	if err != nil {
+		return ocispec.Descriptor{}, nil, err
+	}
+	r := request{op: "reading manifest " + id, method: http.MethodGet, path: "manifests/" + id, header: acceptManifests}
+	resp, data, err := c.call(ctx, s, r, maxManifest, http.StatusOK)
+	if err != nil {
+		return ocispec.Descriptor{}, nil, err
+	}
+	wrong := func(err error, message string) error {
+		return &RegistryError{Registry: registryName(repo.Registry), Repository: repo.RepositoryStr(), Op: r.op, Message: message, Err: err}
+	}
+	got := digest.FromBytes(data)
+	want := digest.Digest(id)
+	if want.Validate() != nil { // it is a tag: the registry's own word is all there is
+		if want = digest.Digest(resp.Header.Get("Docker-Content-Digest")); want.Validate() != nil || want.Algorithm() != digest.SHA256 {
+			want = got
+		}
+	}
+	if isHTML(resp.Header.Get("Content-Type"), data) {
+		return ocispec.Descriptor{}, nil, wrong(nil, htmlMessage)
+	}
+	if got != want {
+		return ocispec.Descriptor{}, nil, wrong(imagestore.ErrDigest, fmt.Sprintf("got a document with digest %s, want %s", got, want))
+	}
+	mediaType, err := documentType(data, resp.Header.Get("Content-Type"))
+	if err != nil {
+		return ocispec.Descriptor{}, nil, wrong(err, "")
+	}
+	return ocispec.Descriptor{MediaType: mediaType, Digest: got, Size: int64(len(data))}, data, nil
+}
+
+// documentType finds out what a document is: by what it says itself, by what the registry says, by its
+// shape.
+func documentType(data []byte, contentType string) (string, error) {
+	var doc struct {
+		SchemaVersion int              `json:"schemaVersion"`
+		MediaType     string           `json:"mediaType"`
+		Manifests     *json.RawMessage `json:"manifests"`
+		Config        *json.RawMessage `json:"config"`
+	}
+	if err := json.Unmarshal(data, &doc); err != nil {
+		return "", fmt.Errorf("%w: the manifest is not JSON: %w", ErrUnsupported, err)
+	}
+	header, _, _ := mime.ParseMediaType(contentType)
+	if doc.SchemaVersion == 1 || header == schema1 || header == schema1Signed {
+		return "", fmt.Errorf("%w: a manifest of schema 1, the format of before 2016, whose content cannot be verified", ErrUnsupported)
+	}
+	for _, t := range []string{doc.MediaType, header} {
+		if isIndex(t) && doc.Manifests != nil || isManifest(t) && doc.Config != nil {
+			return t, nil
+		}
+	}
+	switch {
+	case doc.MediaType != "" && !isIndex(doc.MediaType) && !isManifest(doc.MediaType):
+		return "", fmt.Errorf("%w: a document of type %q is neither an image nor an index", ErrUnsupported, printable(doc.MediaType))
+	case doc.Manifests != nil && doc.Config == nil:
+		return ocispec.MediaTypeImageIndex, nil
+	case doc.Config != nil && doc.Manifests == nil:
+		return ocispec.MediaTypeImageManifest, nil
+	}
+	return "", fmt.Errorf("%w: the document is neither an image nor an index", ErrUnsupported)
+}
+
+// checkDescriptor refuses what the store could not hold; documents come from anywhere.
+func checkDescriptor(d ocispec.Descriptor) error {
+	if err := d.Digest.Validate(); err != nil {
+		return fmt.Errorf("%w: descriptor with digest %q: %w", ErrUnsupported, printable(d.Digest.String()), err)
+	}
+	if d.Digest.Algorithm() != digest.SHA256 {
+		return fmt.Errorf("%w: descriptor %s: only SHA-256 digests are supported", ErrUnsupported, d.Digest)
+	}
+	if d.Size < 0 {
+		return fmt.Errorf("%w: descriptor %s has size %d", ErrUnsupported, d.Digest, d.Size)
+	}
+	return nil
+}
