@@ -5,6 +5,7 @@ package kubefile
 
 import (
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
 )
 
 // Pos is a place in a Kubefile. Lines and columns (in bytes) count from 1.
@@ -36,6 +37,10 @@ type Stage struct {
 	Text string
 	// Instructions follow the FROM, in order.
 	Instructions []Instruction
+
+	line  *line // the FROM, for errors
+	file  *File // as parsed: global ARGs and earlier stages are found there
+	index int   // which stage of file this is
 }
 
 // Instruction is one instruction of a stage: *Docker, *App, *AppEnv, *AppCmds, *Launch, *Cmds,
@@ -52,6 +57,7 @@ type Instruction interface {
 type at struct {
 	pos  Pos
 	text string
+	line *line
 }
 
 func (a at) Pos() Pos     { return a.pos }
@@ -63,6 +69,8 @@ func (at) instruction()   {}
 type Docker struct {
 	at
 	Command instructions.Command
+
+	node *parser.Node // typed afresh for each resolution, because BuildKit expands commands in place
 }
 
 // AppRole says what APP, CNI and CSI have apart.
@@ -81,8 +89,10 @@ type App struct {
 	Role AppRole
 	// AppName is the directory under application/apps/: letters, digits, ".", "_" and "-".
 	AppName string
-	// Sources are as written: "local://PATH", "PATH", "https://...", "oci://...".
+	// Sources are "local://PATH", "PATH", "https://...", "http://..." or "oci://...", unquoted.
 	Sources []string
+
+	words []word // Sources with their quotes
 }
 
 // AppEnv is APPENV: values for one app, in the order written.
@@ -90,6 +100,8 @@ type AppEnv struct {
 	at
 	AppName string
 	Env     []KeyValue
+
+	words []word // Env with its quotes
 }
 
 // KeyValue is one K=V, unquoted.
@@ -118,6 +130,8 @@ type Cmds struct {
 type KubeVersion struct {
 	at
 	Range string
+
+	word word // Range with its quotes
 }
 
 // Images is IMAGES: container images to embed, a file that lists them, or one to leave out.
@@ -126,6 +140,9 @@ type Images struct {
 	Refs   []string // as written
 	List   string   // --list=FILE, relative to the build context
 	Ignore bool     // --ignore: leave Refs out
+
+	words []word // Refs with their quotes
+	list  word   // List with its quotes
 }
 
 // Vars is what variables in a Kubefile are resolved with.
