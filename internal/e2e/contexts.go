@@ -1,0 +1,208 @@
+// Package e2e makes a real Kubernetes cluster out of a cluster image on hosts of the lab. The programs
+// are built from their Go modules beforehand (testdata/e2e/binaries); here they become container
+// images and build contexts. Test inputs only.
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	goruntime "runtime"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/clusterimage/keg/builder/pack"
+	"github.com/clusterimage/keg/imagestore"
+	"github.com/clusterimage/keg/imagestore/archive"
+)
+
+// kubeVersion is what testdata/e2e/binaries builds.
+const kubeVersion = "v1.37.2"
+
+// baseContext prepares the build context of the kubernetes base image in dir: the tree in
+// basefs/kubernetes, the programs of bin, and the control plane's images as an archive.
+func baseContext(ctx context.Context, dir, bin string) error {
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(moduleRoot(), "basefs", "kubernetes"))); err != nil {
+		return fmt.Errorf("copying the tree: %w", err)
+	}
+	runc, err := exec.LookPath("runc")
+	if err != nil {
+		return fmt.Errorf("finding Debian's runc: %w", err)
+	}
+	programs := map[string]string{"runc": runc}
+	for _, name := range []string{"kubeadm", "kubelet", "kubectl", "containerd", "containerd-shim-runc-v2", "ctr"} {
+		programs[name] = filepath.Join(bin, name)
+	}
+	for name, path := range programs {
+		if err := link(path, filepath.Join(dir, "bin", name)); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{"bridge", "host-local", "loopback", "portmap"} {
+		if err := link(filepath.Join(bin, name), filepath.Join(dir, "opt", "cni", "bin", name)); err != nil {
+			return err
+		}
+	}
+	metadata, err := json.Marshal(map[string]string{"version": kubeVersion, "arch": goruntime.GOARCH, "ClusterRuntime": "kubernetes"})
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "Metadata"), metadata, 0o644); err != nil {
+		return err
+	}
+	names, err := exec.CommandContext(ctx, filepath.Join(bin, "kubeadm"), "config", "images", "list", "--kubernetes-version", kubeVersion).Output()
+	if err != nil {
+		return fmt.Errorf("listing kubeadm's images: %w", err)
+	}
+	var images []image
+	for _, ref := range strings.Fields(string(names)) {
+		program := ref[strings.LastIndex(ref, "/")+1 : strings.LastIndex(ref, ":")]
+		if _, err := os.Stat(filepath.Join(bin, program)); err != nil {
+			continue // coredns and kube-proxy are not built; the test switches them off
+		}
+		images = append(images, image{ref: ref, program: filepath.Join(bin, program)})
+	}
+	return writeImages(ctx, filepath.Join(dir, "images", "control-plane.tar"), images)
+}
+
+// shopContext prepares the context of an image on top of base: a pod, and its image as an archive.
+func shopContext(ctx context.Context, dir, bin, base string) error {
+	const ref = "only.inside.the.image.test/web:v1"
+	if err := writeImages(ctx, filepath.Join(dir, "images", "web.tar"), []image{{ref: ref, program: filepath.Join(bin, "web")}}); err != nil {
+		return err
+	}
+	files := map[string]string{
+		"Kubefile": "FROM " + base + "\nCOPY images images\nAPP web local://web.yaml\nLAUNCH web\nCMDS [\"kubectl wait --for=condition=Ready --timeout=120s pod/web\"]\n",
+		"web.yaml": `apiVersion: v1
+kind: Pod
+metadata:
+  name: web
+  labels: {app: web}
+spec:
+  hostname: web
+  automountServiceAccountToken: false
+  containers:
+  - name: web
+    image: ` + ref + `
+    ports: [{containerPort: 8080}]
+`,
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// image is a container image of one static program, found through PATH.
+type image struct{ ref, program string }
+
+// writeImages packs images with keg's own library and saves them as one OCI archive.
+func writeImages(ctx context.Context, file string, images []image) error {
+	tmp, err := os.MkdirTemp("", "keg-e2e-images")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	store, err := imagestore.Open(tmp)
+	if err != nil {
+		return err
+	}
+	var tagged []imagestore.Tagged
+	for _, i := range images {
+		target, err := writeImage(ctx, store, i)
+		if err != nil {
+			return fmt.Errorf("making image %s: %w", i.ref, err)
+		}
+		tagged = append(tagged, imagestore.Tagged{Name: i.ref, Target: target})
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := archive.Save(ctx, f, store, tagged); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+func writeImage(ctx context.Context, store *imagestore.Store, i image) (ocispec.Descriptor, error) {
+	name := filepath.Base(i.program)
+	fi, err := os.Stat(i.program)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	entries := []pack.Entry{
+		{Name: "tmp", Type: '5', Mode: 0o1777},
+		{Name: "usr/local/bin/" + name, Type: '0', Mode: 0o755, Size: fi.Size(), Open: func() (io.ReadCloser, error) { return os.Open(i.program) }},
+	}
+	w, err := store.Writer(ctx)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	defer w.Close()
+	layer, err := pack.Write(ctx, w, entries, pack.Options{Compression: pack.Gzip})
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	if _, err := w.Commit(layer.Descriptor.Digest, layer.Descriptor.Size); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	config := ocispec.Image{
+		Platform: ocispec.Platform{OS: "linux", Architecture: goruntime.GOARCH},
+		Config:   ocispec.ImageConfig{Env: []string{"PATH=/usr/local/bin"}, Entrypoint: []string{"/usr/local/bin/" + name}},
+		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{layer.DiffID}},
+	}
+	configDesc, err := store.PutJSON(ctx, ocispec.MediaTypeImageConfig, config)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return store.PutJSON(ctx, ocispec.MediaTypeImageManifest, ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2},
+		MediaType: ocispec.MediaTypeImageManifest,
+		Config:    configDesc,
+		Layers:    []ocispec.Descriptor{layer.Descriptor},
+	})
+}
+
+// link gives the file at from a second name, or a copy where the file systems differ.
+func link(from, to string) error {
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	if os.Link(from, to) == nil {
+		return nil
+	}
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		_ = out.Close()
+		return err
+	}
+	return out.Close()
+}
+
+// moduleRoot is the directory of keg's go.mod.
+func moduleRoot() string {
+	_, file, _, _ := goruntime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "..", "..")
+}

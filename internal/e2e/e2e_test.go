@@ -1,0 +1,328 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/clusterimage/keg/internal/labtest"
+)
+
+const (
+	baseName = "registry.keg.test/kubernetes:v1.37.2"
+	appName  = "registry.keg.test/shop:v1"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv("KEG_E2E_BIN") == "" || os.Getenv("KEG_E2E_KEG") == "" {
+		os.Exit(m.Run()) // every test skips
+	}
+	labtest.Main(m, 2)
+}
+
+// bench is one operator's machine: a keg, a store, a home directory and the hosts of the lab.
+type bench struct {
+	*testing.T
+	lab  *labtest.Lab
+	home string
+	bin  string
+	keg  string
+}
+
+func open(t *testing.T) *bench {
+	t.Helper()
+	if os.Getenv("KEG_E2E_BIN") == "" {
+		t.Skip("SKIP e2e: make e2e runs this with real Kubernetes binaries")
+	}
+	lab := labtest.Open(t)
+	if len(lab.Hosts) < 2 {
+		t.Fatalf("the lab has %d hosts, want 2", len(lab.Hosts))
+	}
+	b := &bench{T: t, lab: lab, home: t.TempDir(), bin: os.Getenv("KEG_E2E_BIN"), keg: os.Getenv("KEG_E2E_KEG")}
+	return b
+}
+
+func (b *bench) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, b.keg, args...)
+	cmd.Env = []string{"HOME=" + b.home, "KEG_ROOT=" + filepath.Join(b.home, "store"), "PATH=" + os.Getenv("PATH")}
+	return cmd
+}
+
+// run runs keg and returns its standard output; what it says on standard error goes into the log.
+func (b *bench) run(args ...string) string {
+	b.Helper()
+	began := time.Now()
+	cmd := b.command(b.Context(), args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	b.Logf("keg %s (%.1fs)\n%s", strings.Join(args, " "), time.Since(began).Seconds(), stderr.String())
+	if err != nil {
+		b.Fatalf("keg %s: %v\n%s", args[0], err, stdout.String())
+	}
+	return stdout.String()
+}
+
+// clusterFlags are those of keg run for a control plane on h1 and a worker on h2.
+func (b *bench) clusterFlags() []string {
+	return []string{
+		"--name", "e2e", "--masters", b.lab.Hosts[0].Addr, "--nodes", b.lab.Hosts[1].Addr,
+		"--pk", b.lab.Key, "--host-key-policy", "accept-new",
+		"--env", "KUBE_DNS=disabled", "--env", "KUBE_PROXY=disabled",
+	}
+}
+
+// file builds the base image, the app image on top of it and saves that as one file.
+func (b *bench) file() string {
+	b.Helper()
+	base := filepath.Join(b.home, "base")
+	if err := baseContext(b.Context(), base, b.bin); err != nil {
+		b.Fatal(err)
+	}
+	b.run("build", "-t", baseName, base)
+	shop := filepath.Join(b.home, "shop")
+	if err := shopContext(b.Context(), shop, b.bin, baseName); err != nil {
+		b.Fatal(err)
+	}
+	b.run("build", "-t", appName, shop)
+	file := filepath.Join(b.home, "shop.tar")
+	b.run("save", "-o", file, appName)
+	return file
+}
+
+func (b *bench) kubectl(args ...string) string {
+	b.Helper()
+	out, err := b.tryKubectl(b.Context(), args...)
+	if err != nil {
+		b.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+func (b *bench) tryKubectl(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(b.bin, "kubectl"), append([]string{"--kubeconfig", filepath.Join(b.home, ".kube", "keg-e2e.config")}, args...)...)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// eventually polls until f gives nil.
+func (b *bench) eventually(what string, limit time.Duration, f func(context.Context) error) {
+	b.Helper()
+	ctx, cancel := context.WithTimeoutCause(b.Context(), limit, errors.New("time is up"))
+	defer cancel()
+	for {
+		err := f(ctx)
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			b.Fatalf("waiting for %s: %v", what, err)
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+// checkCluster asserts what a user wants: two nodes Ready, and the pod whose image is nowhere else
+// Running on the worker and answering.
+func (b *bench) checkCluster() {
+	b.Helper()
+	var nodes struct {
+		Items []struct {
+			Metadata struct{ Name string }
+			Status   struct {
+				Conditions []struct{ Type, Status string }
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(b.kubectl("get", "nodes", "-o", "json")), &nodes); err != nil {
+		b.Fatal(err)
+	}
+	if len(nodes.Items) != 2 {
+		b.Fatalf("%d nodes, want 2: %s", len(nodes.Items), b.kubectl("get", "nodes"))
+	}
+	for _, n := range nodes.Items {
+		for _, c := range n.Status.Conditions {
+			if c.Type == "Ready" && c.Status != "True" {
+				b.Errorf("node %s is not Ready", n.Metadata.Name)
+			}
+		}
+	}
+	var ip string
+	b.eventually("the pod to run on the worker", 2*time.Minute, func(ctx context.Context) error {
+		out, err := b.tryKubectl(ctx, "get", "pod", "web", "-o", "jsonpath={.status.phase} {.spec.nodeName} {.status.podIP}")
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		f := strings.Fields(out)
+		if len(f) != 3 || f[0] != "Running" || f[1] != b.lab.Hosts[1].Name {
+			events, _ := b.tryKubectl(ctx, "get", "events", "--sort-by=.lastTimestamp")
+			return fmt.Errorf("pod is %q\n%s", out, events)
+		}
+		ip = f[2]
+		return nil
+	})
+	for _, h := range b.lab.Hosts { // also from the other host: pods are reachable over the cluster's network
+		b.eventually("the pod's answer on "+h.Name, time.Minute, func(ctx context.Context) error {
+			out, err := b.lab.TryExec(ctx, h.Name, "curl", "-sS", "--max-time", "3", "http://"+ip+":8080/")
+			if err != nil || strings.TrimSpace(out) != "hello from web" {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			return nil
+		})
+	}
+}
+
+// TestCluster is the main job: a file that was carried across an air gap becomes a cluster, and the
+// hosts are afterwards as they were before.
+func TestCluster(t *testing.T) {
+	b := open(t)
+	file := b.file()
+	before := b.snapshots()
+
+	b.run(append([]string{"run", file}, b.clusterFlags()...)...)
+	b.checkCluster()
+	if leaks := b.lab.Leaks(t); len(leaks) > 0 {
+		t.Errorf("packets left for %v", leaks)
+	}
+
+	status := b.run("status", "--name", "e2e", "-o", "json")
+	var s struct {
+		Nodes []struct {
+			Name  string
+			Ready bool
+		}
+	}
+	if err := json.Unmarshal([]byte(status), &s); err != nil {
+		t.Fatalf("keg status -o json: %v\n%s", err, status)
+	}
+	if len(s.Nodes) != 2 || !s.Nodes[0].Ready || !s.Nodes[1].Ready {
+		t.Errorf("keg status: %s", status)
+	}
+
+	// The same command again changes nothing and succeeds.
+	uid := b.kubectl("get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}")
+	b.run(append([]string{"run", file}, b.clusterFlags()...)...)
+	if again := b.kubectl("get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}"); again != uid {
+		t.Error("a second run made another cluster")
+	}
+
+	b.run("reset", "--name", "e2e", "--yes")
+	b.compare(before, b.snapshots())
+}
+
+// killPoints are the phases in which the resume test kills keg run: while the hosts are being filled,
+// while the control plane starts, and while the worker joins.
+var killPoints = []string{"distribute/", "make the control plane/", "join workers/"}
+
+// TestResume kills keg at several points; the same command then ends in a cluster all the same.
+func TestResume(t *testing.T) {
+	b := open(t)
+	file := b.file()
+	before := b.snapshots()
+	args := append([]string{"run", "--progress", "json", file}, b.clusterFlags()...)
+	for i, point := range killPoints {
+		cmd := b.command(t.Context(), args...)
+		stderr, err := cmd.StderrPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		seen := b.killAt(cmd, stderr, point)
+		_ = cmd.Wait() // it was killed
+		if !seen {
+			t.Fatalf("run %d ended before phase %q was reached", i, point)
+		}
+		t.Logf("killed in phase %q", point)
+	}
+	b.run(append([]string{"run", file}, b.clusterFlags()...)...)
+	b.checkCluster()
+	if leaks := b.lab.Leaks(t); len(leaks) > 0 {
+		t.Errorf("packets left for %v", leaks)
+	}
+	b.run("reset", "--name", "e2e", "--yes")
+	b.compare(before, b.snapshots())
+}
+
+// killAt kills the command with SIGKILL two seconds into the phase.
+func (b *bench) killAt(cmd *exec.Cmd, stderr io.Reader, phase string) bool {
+	b.Helper()
+	d := json.NewDecoder(stderr)
+	seen := false
+	for {
+		var e struct{ ID, Name, Error string }
+		if err := d.Decode(&e); err != nil {
+			return seen
+		}
+		if e.Error != "" {
+			b.Logf("%s: %s", e.Name, e.Error)
+		}
+		if !seen && strings.Contains(e.ID, phase) {
+			seen = true
+			time.AfterFunc(2*time.Second, func() { _ = cmd.Process.Kill() })
+		}
+	}
+}
+
+// snapshots are what keg may not leave changed on each host: files with their content, units, mounts,
+// processes, network devices and the rules of the packet filter.
+func (b *bench) snapshots() []string {
+	b.Helper()
+	const script = `
+set -eu
+# What a running system changes by itself is left out.
+find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /var/tmp -o -path /var/log -o -path /var/cache/ldconfig \
+  -o -path /var/lib/systemd -o -path /dev \) -prune -o -printf '%y %m %U:%G %p %l\n' | sort
+find /usr -xdev \( -path /usr/share -o -path '/usr/lib/modules*' \) -prune -o -printf '%y %m %U:%G %p %l\n' | sort
+find /etc /opt /usr/local /root /home /srv /lib/systemd -xdev -type f -exec sha256sum {} + | sort -k 2
+find /run /tmp -xdev -maxdepth 2 -not -path '/run/systemd/*' -not -path '/run/user*' -not -path '/run/udev*' -not -path '/tmp/systemd-private*' | sort
+systemctl list-unit-files --no-legend --no-pager | awk '{print $1, $2}' | sort
+systemctl list-units --all --plain --no-legend --no-pager --type=service,mount,socket | awk '$3 != "inactive" {print $1, $3}' | grep -v -e ^user -e ^session- -e ^run-user -e 'tmpfiles-clean' -e systemd-hostnamed -e systemd-timedated | sort
+awk '{print $5}' /proc/self/mountinfo | grep -v ^/run/user | sort
+ps -eo comm= | grep -v -e '^ps$' -e '^sh$' -e '^awk$' -e '^sort$' -e '^grep$' -e '^sshd$' -e '(sd-pam)' -e '^systemd$' -e hostnamed -e timedated -e '^bash$' -e '^kworker' | sort
+ip -o link | awk -F': ' '{print $2}' | sort
+ip route | sort
+iptables-save | grep -v '^#' | sed 's/\[[0-9:]*\]//'
+sysctl net.ipv4.ip_forward net.ipv4.conf.all.forwarding vm.overcommit_memory kernel.panic 2>/dev/null
+`
+	var all []string
+	for _, h := range b.lab.Hosts {
+		all = append(all, b.lab.Exec(b.T, h.Name, "sh", "-c", script))
+	}
+	return all
+}
+
+func (b *bench) compare(before, after []string) {
+	b.Helper()
+	for i, h := range b.lab.Hosts {
+		was, is := strings.Split(before[i], "\n"), strings.Split(after[i], "\n")
+		var left []string
+		for _, l := range is {
+			if !slices.Contains(was, l) {
+				left = append(left, "+ "+l)
+			}
+		}
+		for _, l := range was {
+			if !slices.Contains(is, l) {
+				left = append(left, "- "+l)
+			}
+		}
+		if diff := cmp.Diff([]string(nil), left); diff != "" {
+			b.Errorf("%s is not as it was before:\n%s", h.Name, strings.Join(left, "\n"))
+		}
+	}
+}
