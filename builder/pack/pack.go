@@ -25,6 +25,9 @@ type Entry struct {
 	Size int64
 	// Linkname is the target of a symlink, or the Name of the entry a hard link shares its file with.
 	Linkname string
+	// Whiteout says that Name is meant as a whiteout (image-spec, layer.md): the last element begins with
+	// ".wh.", and the entry is an empty TypeReg.
+	Whiteout bool
 	// Xattrs are extended attributes, by full name such as "security.capability".
 	Xattrs map[string]string
 	// Open opens the content of a TypeReg of more than 0 bytes. It is called once, from any goroutine.

@@ -114,7 +114,7 @@ func check(e *Entry) error {
 		return ErrName
 	}
 	for part := range strings.SplitSeq(e.Name, "/") {
-		if strings.HasPrefix(part, whiteout) {
+		if strings.HasPrefix(part, whiteout) && !(e.Whiteout && e.Size == 0 && part == path.Base(e.Name)) {
 			return fmt.Errorf("%q would delete files of lower layers: %w", part, ErrName)
 		}
 	}
