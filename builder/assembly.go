@@ -1,0 +1,419 @@
+package builder
+
+import (
+	"archive/tar"
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+	"sync/atomic"
+
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/clusterimage/keg/builder/pack"
+	"github.com/clusterimage/keg/imagestore/clusterimage"
+	"github.com/clusterimage/keg/internal/progress"
+	"github.com/clusterimage/keg/kubefile"
+)
+
+// assembly is the rootfs of one platform while it is built.
+type assembly struct {
+	b         *Builder
+	req       *Request
+	file      *kubefile.File // with its FROMs resolved
+	context   *buildContext
+	platform  ocispec.Platform
+	downloads downloads
+	dirs      directories
+	cache     *pack.Cache
+
+	tree   *node
+	image  dockerspec.DockerOCIImage
+	layers []ocispec.Descriptor
+	spec   clusterimage.Spec
+	base   base
+	// held are the files of the tree that the build itself reads.
+	held map[string]held
+	// taken are the image archives that become embedded images, by their path in the rootfs.
+	taken map[string]taken
+	// apps are the apps of this Kubefile, with what their files tell.
+	apps     deferred
+	images   wanted
+	tarballs []*tarball
+	res      PlatformResult
+}
+
+// directories are those of the store's cache that a build uses.
+type directories struct{ spool, lists, trees, images string }
+
+// held is the content of a small file of the rootfs, and the instruction that brought it.
+type held struct {
+	data []byte
+	pos  kubefile.Pos
+}
+
+// heldFiles are the files that the build reads: what tells the runtime, which images to embed, and who
+// the users of the rootfs are.
+var heldFiles = []string{metadataFile, "imageList", "manifests/imageList", "etc/passwd", "etc/group"}
+
+// maxHeld bounds such a file.
+const maxHeld = 8 << 20
+
+// taken is an image archive, or a file of a distribution registry's tree.
+type taken struct {
+	entry *pack.Entry
+	pos   kubefile.Pos
+}
+
+// platform builds the rootfs for one platform, and finds its embedded images.
+func (b *Builder) platform(ctx context.Context, req Request, bc *buildContext, p ocispec.Platform) (PlatformResult, []clusterimage.Embedded, error) {
+	a := &assembly{
+		b: b, req: &req, context: bc, platform: p, tree: newTree(),
+		held: map[string]held{}, taken: map[string]taken{},
+		res: PlatformResult{Platform: clusterimage.PlatformString(&p)},
+	}
+	defer func() {
+		for _, arch := range a.tarballs {
+			arch.close()
+		}
+	}()
+	if err := a.open(); err != nil {
+		return PlatformResult{}, nil, err
+	}
+	vars := kubefile.Vars{BuildArgs: req.Vars, Platform: a.res.Platform, BuildPlatform: hostPlatform()}
+	file, err := req.File.ResolveFrom(vars)
+	if err != nil {
+		return PlatformResult{}, nil, err
+	}
+	a.file = file
+	stage := file.Stages[len(file.Stages)-1]
+	if err := a.from(ctx, stage); err != nil {
+		return PlatformResult{}, nil, a.at(stage.From, err)
+	}
+	stage, _, err = stage.Resolve(vars, a.image.Config.Env)
+	if err != nil {
+		return PlatformResult{}, nil, err
+	}
+	if in, what := file.Executes(stage); in != nil {
+		return PlatformResult{}, nil, a.at(in.Pos(), fmt.Errorf("%s %w", what, ErrSolver))
+	}
+	for i, in := range stage.Instructions {
+		if err := context.Cause(ctx); err != nil {
+			return PlatformResult{}, nil, err
+		}
+		id := fmt.Sprintf("%s %d", a.res.Platform, i+1)
+		name := fmt.Sprintf("[%s %d/%d] %s", a.res.Platform, i+1, len(stage.Instructions), firstLine(in.Text()))
+		b.Progress.Emit(progress.Event{ID: id, Name: name})
+		err := a.at(in.Pos(), a.instruction(ctx, in, id, name))
+		b.Progress.Emit(progress.Event{ID: id, Name: name, Err: err, End: true})
+		if err != nil {
+			return PlatformResult{}, nil, err
+		}
+	}
+	if err := a.finishApps(); err != nil {
+		return PlatformResult{}, nil, err
+	}
+	embedded, err := a.embedded(ctx)
+	if err != nil {
+		return PlatformResult{}, nil, err
+	}
+	if a.res.Rootfs, err = a.write(ctx); err != nil {
+		return PlatformResult{}, nil, err
+	}
+	a.res.Spec, a.res.Labels = a.spec, a.image.Config.Labels
+	return a.res, embedded, nil
+}
+
+func (a *assembly) open() error {
+	for name, dir := range map[string]*string{
+		"spool": &a.dirs.spool, "archives": &a.dirs.lists, "trees": &a.dirs.trees, "images": &a.dirs.images,
+		"downloads": &a.downloads.dir,
+	} {
+		d, err := a.b.Store.CacheDir(name)
+		if err != nil {
+			return fmt.Errorf("building: %w", err)
+		}
+		*dir = d
+	}
+	dir, err := a.b.Store.CacheDir("pack")
+	if err != nil {
+		return fmt.Errorf("building: %w", err)
+	}
+	a.cache = pack.Open(dir)
+	a.downloads.fetch = a.b.Fetch
+	return nil
+}
+
+func (a *assembly) at(pos kubefile.Pos, err error) error { return at(a.file, pos, err) }
+
+// instruction carries out one instruction.
+func (a *assembly) instruction(ctx context.Context, in kubefile.Instruction, id, name string) error {
+	var fill func(l *layer) error // nil where the instruction brings no files
+	switch in := in.(type) {
+	case *kubefile.Docker:
+		switch c := in.Command.(type) {
+		case *instructions.CopyCommand:
+			fill = func(l *layer) error {
+				return a.copyInto(ctx, l, copying{
+					SourcesAndDest: c.SourcesAndDest, chown: c.Chown, chmod: c.Chmod, exclude: c.ExcludePatterns, parents: c.Parents,
+				})
+			}
+		case *instructions.AddCommand:
+			fill = func(l *layer) error {
+				return a.copyInto(ctx, l, copying{
+					SourcesAndDest: c.SourcesAndDest, chown: c.Chown, chmod: c.Chmod, exclude: c.ExcludePatterns,
+					unpack: c.Unpack == nil || *c.Unpack, unpackURL: c.Unpack != nil && *c.Unpack, urls: true, checksum: c.Checksum,
+				})
+			}
+		case *instructions.WorkdirCommand:
+			a.image.Config.WorkingDir = path.Join(a.workdir(), c.Path)
+			fill = a.makeWorkdir
+		default:
+			if err := a.configure(c); err != nil {
+				return err
+			}
+		}
+	case *kubefile.App:
+		fill = func(l *layer) error { return a.app(ctx, l, in) }
+	case *kubefile.Images:
+		if err := a.want(ctx, in); err != nil {
+			return err
+		}
+	default:
+		a.declare(in)
+	}
+	if fill == nil {
+		a.history(in.Text(), true)
+		return nil
+	}
+	l := newLayer(a.tree)
+	if err := fill(l); err != nil {
+		return err
+	}
+	if err := a.keep(l, in.Pos()); err != nil {
+		return err
+	}
+	return a.commit(ctx, l, in.Text(), id, name)
+}
+
+// makeWorkdir makes the working directory where the image does not have it.
+func (a *assembly) makeWorkdir(l *layer) error {
+	name, _, err := a.destination(a.workdir())
+	if err != nil {
+		return err
+	}
+	o, err := parseOwner(a.image.Config.User, a.contents)
+	if err != nil {
+		return fmt.Errorf("USER %s: %w", a.image.Config.User, err)
+	}
+	return l.mkdir(name, o)
+}
+
+// contents is the content of a held file of the tree as it is now.
+func (a *assembly) contents(name string) []byte { return a.held[name].data }
+
+// keep reads what the build itself needs of a layer, and takes the image archives out of it.
+func (a *assembly) keep(l *layer, pos kubefile.Pos) error {
+	for _, name := range heldFiles {
+		e := l.entries[name]
+		if e == nil {
+			continue
+		}
+		if file := l.links[name]; file != nil {
+			e = file
+		}
+		delete(a.held, name)
+		if e.Type != tar.TypeReg {
+			continue
+		}
+		data, err := readEntry(*e, maxHeld)
+		if err != nil {
+			return fmt.Errorf("reading /%s: %w", name, err)
+		}
+		a.held[name] = held{data: data, pos: pos}
+	}
+	for _, name := range l.names() {
+		e := l.entries[name]
+		if !isImageArchive(name, e.Type) {
+			delete(a.taken, name)
+			continue
+		}
+		if file := l.links[name]; file != nil {
+			e = file
+		}
+		a.taken[name] = taken{entry: e, pos: pos}
+		if !a.req.KeepArchives {
+			l.take(name)
+		}
+	}
+	return nil
+}
+
+func readEntry(e pack.Entry, limit int64) ([]byte, error) {
+	if e.Size > limit {
+		return nil, fmt.Errorf("%d bytes are too many", e.Size)
+	}
+	if e.Open == nil {
+		return nil, nil
+	}
+	r, err := e.Open()
+	if err != nil {
+		return nil, plain(err)
+	}
+	defer r.Close()
+	return io.ReadAll(io.LimitReader(r, limit))
+}
+
+// isImageArchive says whether a path of the rootfs holds container images: images/*.tar*, registry.tar.gz and what
+// is in a distribution registry's directory registry/ (docker/registry/v2/...).
+func isImageArchive(name string, typ byte) bool {
+	if name == registryRoot || strings.HasPrefix(name, registryRoot+"/") {
+		return true
+	}
+	if typ == tar.TypeDir || typ == tar.TypeSymlink {
+		return false
+	}
+	dir, base := path.Split(name)
+	switch {
+	case dir == "images/":
+	case dir == "" && strings.HasPrefix(base, "registry.t"):
+	default:
+		return false
+	}
+	for _, ext := range []string{".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2"} {
+		if strings.HasSuffix(base, ext) {
+			return true
+		}
+	}
+	return false
+}
+
+// registryRoot is where a distribution registry with the root directory registry/ keeps everything.
+const registryRoot = "registry/docker"
+
+// commit packs a layer, or takes it from the cache.
+func (a *assembly) commit(ctx context.Context, l *layer, text, id, name string) error {
+	entries := l.list()
+	if len(entries) == 0 {
+		a.history(text, true)
+		return nil
+	}
+	var total int64
+	for _, e := range entries {
+		total += e.Size
+	}
+	o := pack.Options{Compression: a.req.Compression, Parallelism: a.b.Parallelism, ModTime: a.req.SourceDateEpoch}
+	key, cacheable := pack.Key(entries, o)
+	packed, ok := pack.Layer{}, false
+	if cacheable && !a.req.NoCache {
+		packed, ok = a.cache.Lookup(key)
+		ok = ok && a.b.Store.Has(packed.Descriptor.Digest)
+	}
+	a.res.Layers++
+	if ok {
+		a.res.Cached++
+	} else {
+		var done atomic.Int64
+		o.Progress = func(n int64) {
+			a.b.Progress.Emit(progress.Event{ID: id, Name: name, Done: done.Add(n), Total: total})
+		}
+		var err error
+		if packed, err = a.b.pack(ctx, entries, o); err != nil {
+			return err
+		}
+		if cacheable {
+			if err := a.cache.Store(key, packed); err != nil {
+				return err
+			}
+		}
+	}
+	if err := a.writeListing(packed.Descriptor.Digest, entries); err != nil {
+		return err
+	}
+	a.layers = append(a.layers, packed.Descriptor)
+	a.image.RootFS.DiffIDs = append(a.image.RootFS.DiffIDs, packed.DiffID)
+	a.history(text, false)
+	return nil
+}
+
+// pack writes a layer into the store.
+func (b *Builder) pack(ctx context.Context, entries []pack.Entry, o pack.Options) (pack.Layer, error) {
+	w, err := b.Store.Writer(ctx)
+	if err != nil {
+		return pack.Layer{}, fmt.Errorf("packing: %w", err)
+	}
+	defer w.Close() // after Commit it does nothing
+	packed, err := pack.Write(ctx, w, entries, o)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		return pack.Layer{}, plain(err)
+	}
+	if _, err := w.Commit(packed.Descriptor.Digest, packed.Descriptor.Size); err != nil {
+		return pack.Layer{}, fmt.Errorf("packing: %w", err)
+	}
+	return packed, nil
+}
+
+func (a *assembly) history(text string, empty bool) {
+	t := a.req.SourceDateEpoch
+	a.image.History = append(a.image.History, ocispec.History{Created: &t, CreatedBy: text, EmptyLayer: empty})
+}
+
+// write writes config and manifest of the rootfs image.
+func (a *assembly) write(ctx context.Context) (ocispec.Descriptor, error) {
+	if err := a.label(); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	t := a.req.SourceDateEpoch
+	a.image.Created = &t
+	a.image.Platform.OS, a.image.Platform.Architecture = a.platform.OS, a.platform.Architecture
+	a.image.Platform.Variant = cmp.Or(a.platform.Variant, a.image.Platform.Variant)
+	a.image.RootFS.Type = "layers"
+	if len(a.layers) == 0 { // an image of embedded images alone: OCI wants one layer of every image
+		packed, err := a.b.pack(ctx, nil, pack.Options{Compression: a.req.Compression, ModTime: t})
+		if err != nil {
+			return ocispec.Descriptor{}, err
+		}
+		a.layers = append(a.layers, packed.Descriptor)
+		a.image.RootFS.DiffIDs = append(a.image.RootFS.DiffIDs, packed.DiffID)
+		a.history(a.stage().Text, false)
+	}
+	config, err := a.b.Store.PutJSON(ctx, ocispec.MediaTypeImageConfig, a.image)
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("writing image: %w", err)
+	}
+	m := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, Config: config, Layers: a.layers}
+	m.SchemaVersion = 2
+	desc, err := a.b.Store.PutJSON(ctx, ocispec.MediaTypeImageManifest, m)
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("writing image: %w", err)
+	}
+	p := a.platform
+	desc.Platform = &p
+	return desc, nil
+}
+
+func (a *assembly) stage() *kubefile.Stage { return a.file.Stages[len(a.file.Stages)-1] }
+
+// tarball makes a tar file's entry one to extract. It is closed at the end of the build.
+func (a *assembly) tarball(name string, e pack.Entry) *tarball {
+	arch := &tarball{
+		name: name, size: e.Size, identity: e.Identity, open: e.Open, spoolDir: a.dirs.spool, cacheDir: a.dirs.lists,
+	}
+	if a.req.NoCache {
+		arch.identity = ""
+	}
+	a.tarballs = append(a.tarballs, arch)
+	return arch
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}

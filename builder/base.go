@@ -1,0 +1,340 @@
+package builder
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/clusterimage/keg/builder/pack"
+	"github.com/clusterimage/keg/imagestore"
+	"github.com/clusterimage/keg/imagestore/clusterimage"
+	"github.com/clusterimage/keg/imagestore/transfer"
+	"github.com/clusterimage/keg/internal/atomicfile"
+	"github.com/clusterimage/keg/kubefile"
+)
+
+// Errors of FROM that callers tell apart.
+var (
+	// ErrNoPuller says that the build may not pull.
+	ErrNoPuller = errors.New("this build may not pull images")
+	// ErrBase says that an image cannot be built on.
+	ErrBase = errors.New("cannot build on it")
+)
+
+// base is what FROM brings beside layers and config.
+type base struct {
+	embedded []clusterimage.Embedded
+	apps     []string // their names
+}
+
+// from begins the assembly with the base of a stage.
+func (a *assembly) from(ctx context.Context, stage *kubefile.Stage) error {
+	if up := a.file.BaseStage(stage); up != nil {
+		return fmt.Errorf("FROM %s builds on another stage, which %w", stage.Base, ErrSolver)
+	}
+	if stage.Platform != "" {
+		p, err := parsePlatform(stage.Platform)
+		if err != nil {
+			return err
+		}
+		if have := clusterimage.PlatformString(&p); have != a.res.Platform {
+			return fmt.Errorf("FROM --platform=%s: the image is built for %s, and its rootfs cannot be for another", stage.Platform, a.res.Platform)
+		}
+	}
+	if stage.Base == "scratch" {
+		return nil
+	}
+	ref, err := imagestore.ParseName(stage.Base)
+	if err != nil {
+		return err
+	}
+	desc, err := a.findBase(ctx, ref)
+	if err != nil {
+		return err
+	}
+	return a.inherit(ctx, stage.Base, desc)
+}
+
+// findBase finds an image in the store, else where an earlier build put it, else in its registry.
+func (a *assembly) findBase(ctx context.Context, ref name.Reference) (ocispec.Descriptor, error) {
+	full := imagestore.FullName(ref)
+	pin := filepath.Join(a.dirs.images, digest.FromString("from\n"+full+"\n"+a.res.Platform).Encoded()+".json")
+	if !a.req.Pull {
+		t, err := a.b.Store.Resolve(full)
+		if err == nil {
+			return t.Target, nil
+		}
+		if !errors.Is(err, imagestore.ErrNotFound) {
+			return ocispec.Descriptor{}, err
+		}
+		var desc ocispec.Descriptor
+		if data, err := os.ReadFile(pin); err == nil && json.Unmarshal(data, &desc) == nil && a.whole(ctx, desc) {
+			return desc, nil
+		}
+	}
+	if a.b.Images == nil {
+		return ocispec.Descriptor{}, fmt.Errorf("pulling %s: %w", full, ErrNoPuller)
+	}
+	desc, err := a.b.Images.Pull(ctx, a.b.Store, ref, transfer.PullOptions{Platforms: []string{a.res.Platform}})
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	data, err := json.Marshal(desc)
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("keeping %s: %w", full, err)
+	}
+	return desc, atomicfile.Write(pin, data, 0o600)
+}
+
+// whole says whether an image is in the store with all it needs.
+func (a *assembly) whole(ctx context.Context, desc ocispec.Descriptor) bool {
+	return desc.Digest != "" && a.b.Store.Walk(ctx, desc, func(ocispec.Descriptor) error { return nil }) == nil
+}
+
+// inherit takes over an image: layers and config and, of a cluster image, what is embedded and what it
+// runs.
+func (a *assembly) inherit(ctx context.Context, text string, desc ocispec.Descriptor) error {
+	manifest := desc
+	if imagestore.IsIndex(desc.MediaType) {
+		img, err := a.b.Store.ClusterImage(ctx, desc)
+		switch {
+		case err == nil:
+			var ok bool
+			if manifest, ok = img.RootfsFor(a.res.Platform); !ok {
+				return &transfer.PlatformError{Ref: text, Want: a.res.Platform, Have: platformsOf(img.Rootfs)}
+			}
+			for _, e := range img.Embedded {
+				if e.Platform == a.res.Platform {
+					a.base.embedded = append(a.base.embedded, e)
+				}
+			}
+		case errors.Is(err, clusterimage.ErrNotClusterImage):
+			if manifest, err = a.pick(text, desc); err != nil {
+				return err
+			}
+		default:
+			return err
+		}
+	}
+	var m ocispec.Manifest
+	if err := a.b.Store.ReadJSON(manifest.Digest, &m); err != nil {
+		return err
+	}
+	if err := a.b.Store.ReadJSON(m.Config.Digest, &a.image); err != nil {
+		return err
+	}
+	if p := a.image.Platform; goArch(p.Architecture) != a.platform.Architecture || p.OS != a.platform.OS {
+		return &transfer.PlatformError{Ref: text, Want: a.res.Platform, Have: []string{clusterimage.PlatformString(&p)}}
+	}
+	if len(m.Layers) != len(a.image.RootFS.DiffIDs) {
+		return fmt.Errorf("%s: %w: it has %d layers and its config %d", text, ErrBase, len(m.Layers), len(a.image.RootFS.DiffIDs))
+	}
+	if len(a.image.Config.OnBuild) > 0 {
+		return fmt.Errorf("%s: %w: it has ONBUILD instructions (%s), which this build of keg does not carry out", text, ErrBase, a.image.Config.OnBuild[0])
+	}
+	spec, err := clusterimage.ParseSpec(a.image.Config.Labels)
+	if err != nil {
+		return fmt.Errorf("%s: %w", text, err)
+	}
+	spec.Apps = slices.Clone(spec.Apps)
+	spec.Env = maps.Clone(spec.Env)
+	a.spec = spec
+	for _, app := range spec.Apps {
+		a.base.apps = append(a.base.apps, app.Name)
+	}
+	for _, l := range m.Layers {
+		if l.MediaType, err = ociLayer(l.MediaType); err != nil {
+			return fmt.Errorf("%s: %w", text, err)
+		}
+		a.layers = append(a.layers, l)
+		if err := a.readLayer(ctx, l); err != nil {
+			return fmt.Errorf("%s: reading layer %s: %w", text, l.Digest, err)
+		}
+	}
+	return nil
+}
+
+// pick finds the platform in an ordinary index.
+func (a *assembly) pick(text string, desc ocispec.Descriptor) (ocispec.Descriptor, error) {
+	var idx ocispec.Index
+	if err := a.b.Store.ReadJSON(desc.Digest, &idx); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	loose := -1
+	for i, d := range idx.Manifests {
+		if d.Platform == nil || imagestore.IsIndex(d.MediaType) {
+			continue
+		}
+		if clusterimage.PlatformString(d.Platform) == a.res.Platform {
+			return d, nil
+		}
+		if loose < 0 && d.Platform.OS == a.platform.OS && d.Platform.Architecture == a.platform.Architecture && (d.Platform.Variant == "" || a.platform.Variant == "") {
+			loose = i
+		}
+	}
+	if loose < 0 {
+		return ocispec.Descriptor{}, &transfer.PlatformError{Ref: text, Want: a.res.Platform, Have: platformsOf(idx.Manifests)}
+	}
+	return idx.Manifests[loose], nil
+}
+
+func platformsOf(list []ocispec.Descriptor) []string {
+	var out []string
+	for _, d := range list {
+		if d.Platform != nil && d.Platform.OS != "unknown" {
+			out = append(out, clusterimage.PlatformString(d.Platform))
+		}
+	}
+	return out
+}
+
+// ociLayer is the media type that a layer has in an OCI manifest.
+func ociLayer(mediaType string) (string, error) {
+	switch mediaType {
+	case "application/vnd.docker.image.rootfs.diff.tar.gzip":
+		return ocispec.MediaTypeImageLayerGzip, nil
+	case "application/vnd.docker.image.rootfs.diff.tar.zstd":
+		return ocispec.MediaTypeImageLayerZstd, nil
+	case "application/vnd.docker.image.rootfs.diff.tar":
+		return ocispec.MediaTypeImageLayer, nil
+	case ocispec.MediaTypeImageLayer, ocispec.MediaTypeImageLayerGzip, ocispec.MediaTypeImageLayerZstd:
+		return mediaType, nil
+	}
+	return "", fmt.Errorf("%w: it has a layer of media type %q", ErrBase, mediaType)
+}
+
+// listing is what a build must know of a layer: its paths, and the content of the files in heldFiles.
+type listing struct {
+	Paths []listed          `json:"paths"`
+	Files map[string][]byte `json:"files,omitempty"`
+}
+
+type listed struct {
+	Name string
+	attr
+}
+
+// listingVersion changes with the form of listings in the cache.
+const listingVersion = "1-"
+
+func (a *assembly) listingPath(layer digest.Digest) string {
+	return filepath.Join(a.dirs.trees, listingVersion+layer.Encoded()+".json")
+}
+
+// readLayer brings a layer of the base into the tree.
+func (a *assembly) readLayer(ctx context.Context, desc ocispec.Descriptor) error {
+	var list listing
+	data, err := os.ReadFile(a.listingPath(desc.Digest))
+	if err != nil || json.Unmarshal(data, &list) != nil {
+		if list, err = a.scanLayer(ctx, desc.Digest); err != nil {
+			return err
+		}
+		if err := a.storeListing(desc.Digest, list); err != nil {
+			return err
+		}
+	}
+	for _, whiteouts := range []bool{true, false} { // they are about lower layers, wherever they stand
+		for _, p := range list.Paths {
+			if strings.HasPrefix(path.Base(p.Name), whiteoutPrefix) == whiteouts {
+				a.tree.apply(p.Name, p.attr)
+			}
+		}
+	}
+	for _, name := range heldFiles {
+		if data, ok := list.Files[name]; ok {
+			a.held[name] = held{data: data}
+		} else if a.tree.get(name) == nil {
+			delete(a.held, name)
+		}
+	}
+	for _, name := range []string{"imageList", "manifests/imageList"} {
+		delete(a.held, name) // what the base lists, it has embedded
+	}
+	return nil
+}
+
+// scanLayer reads the headers of a layer.
+func (a *assembly) scanLayer(ctx context.Context, d digest.Digest) (listing, error) {
+	blob, err := a.b.Store.Open(d)
+	if err != nil {
+		return listing{}, err
+	}
+	defer blob.Close()
+	r, err := decompress(contextReader{ctx, blob})
+	if err != nil {
+		return listing{}, err
+	}
+	defer r.Close()
+	list := listing{Files: map[string][]byte{}}
+	tr := tar.NewReader(r)
+	for {
+		h, err := tr.Next()
+		if err == io.EOF {
+			return list, nil
+		}
+		if err != nil {
+			return listing{}, err
+		}
+		name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
+		if name == "" || h.Typeflag == tar.TypeXGlobalHeader {
+			continue
+		}
+		p := listed{Name: name, attr: attr{Type: h.Typeflag}}
+		switch h.Typeflag {
+		case tar.TypeDir:
+			p.Mode, p.UID, p.GID = h.Mode&0o7777, h.Uid, h.Gid
+		case tar.TypeSymlink:
+			p.Link = h.Linkname
+		}
+		list.Paths = append(list.Paths, p)
+		if h.Typeflag == tar.TypeReg && slices.Contains(heldFiles, name) && h.Size <= maxHeld {
+			if list.Files[name], err = io.ReadAll(tr); err != nil {
+				return listing{}, err
+			}
+		}
+	}
+}
+
+// writeListing keeps what a new layer has, so that a build on top of it need not read it.
+func (a *assembly) writeListing(d digest.Digest, entries []pack.Entry) error {
+	if _, err := os.Stat(a.listingPath(d)); err == nil {
+		return nil
+	}
+	list := listing{Files: map[string][]byte{}}
+	for _, e := range entries {
+		p := listed{Name: e.Name, attr: attr{Type: e.Type}}
+		switch e.Type {
+		case tar.TypeDir:
+			p.Mode, p.UID, p.GID = e.Mode, e.UID, e.GID
+		case tar.TypeSymlink:
+			p.Link = e.Linkname
+		}
+		list.Paths = append(list.Paths, p)
+		if slices.Contains(heldFiles, e.Name) && e.Type == tar.TypeReg {
+			list.Files[e.Name] = a.held[e.Name].data
+		}
+	}
+	return a.storeListing(d, list)
+}
+
+func (a *assembly) storeListing(d digest.Digest, list listing) error {
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(list); err != nil {
+		return fmt.Errorf("keeping the list of layer %s: %w", d, err)
+	}
+	return atomicfile.Write(a.listingPath(d), buf.Bytes(), 0o600)
+}

@@ -1,0 +1,188 @@
+package builder
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Fetcher brings files that ADD and APP name by URL.
+type Fetcher interface {
+	// Fetch opens what is at the URL; anything but the file itself (a 404, a login page's status) is an
+	// error. The caller closes it.
+	Fetch(ctx context.Context, url string) (io.ReadCloser, error)
+}
+
+// Errors of downloads that callers tell apart.
+var (
+	// ErrNoFetcher says that the build may not download.
+	ErrNoFetcher = errors.New("this build may not download files")
+	// ErrChecksum says that a downloaded file is not the one the Kubefile means.
+	ErrChecksum = errors.New("the file does not have the given checksum")
+)
+
+// StatusError is an HTTP answer other than 200.
+type StatusError struct {
+	URL    string
+	Status string // such as "404 Not Found"
+	Code   int
+}
+
+func (e *StatusError) Error() string {
+	return fmt.Sprintf("downloading %s: the server answered %s", e.URL, e.Status)
+}
+
+// HTTP is the Fetcher for https:// and, where the caller lets it, http://. The zero value is useful.
+type HTTP struct {
+	// Client is used for requests; nil is one that waits a minute for an answer's header.
+	Client *http.Client
+	// Stall is how long the content may stand still; 0 is one minute.
+	Stall time.Duration
+}
+
+var _ Fetcher = HTTP{}
+
+// Fetch implements Fetcher.
+func (h HTTP) Fetch(ctx context.Context, rawURL string) (io.ReadCloser, error) {
+	client := h.Client
+	if client == nil {
+		t := http.DefaultTransport.(*http.Transport).Clone()
+		t.ResponseHeaderTimeout = time.Minute
+		client = &http.Client{Transport: t}
+	}
+	stall := h.Stall
+	if stall == 0 {
+		stall = time.Minute
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, rawURL, nil)
+	if err != nil {
+		cancel(nil)
+		return nil, fmt.Errorf("downloading %s: %w", rawURL, err)
+	}
+	req.Header.Set("Accept-Encoding", "identity") // a .tgz is to arrive as it is
+	resp, err := client.Do(req)
+	if err != nil {
+		cancel(nil)
+		return nil, fmt.Errorf("downloading %s: %w", rawURL, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		_ = resp.Body.Close()
+		cancel(nil)
+		return nil, &StatusError{URL: rawURL, Status: resp.Status, Code: resp.StatusCode}
+	}
+	b := &body{ctx: ctx, rc: resp.Body, stall: stall, cancel: cancel}
+	b.timer = time.AfterFunc(stall, func() { cancel(fmt.Errorf("downloading %s: nothing came for %s", rawURL, stall)) })
+	return b, nil
+}
+
+// body is a response that is given up when it stands still.
+type body struct {
+	ctx    context.Context
+	rc     io.ReadCloser
+	timer  *time.Timer
+	stall  time.Duration
+	cancel context.CancelCauseFunc
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.rc.Read(p)
+	b.timer.Reset(b.stall)
+	if err != nil && err != io.EOF {
+		if cause := context.Cause(b.ctx); cause != nil {
+			err = cause
+		}
+	}
+	return n, err
+}
+
+func (b *body) Close() error {
+	b.timer.Stop()
+	b.cancel(nil)
+	return b.rc.Close()
+}
+
+// downloads keeps fetched files in a directory, those with a checksum under it, so that they are fetched
+// once.
+type downloads struct {
+	fetch Fetcher
+	dir   string
+}
+
+// fetched is a downloaded file.
+type fetched struct {
+	name string // the last element of the URL's path
+	path string // where it lies
+	size int64
+	sum  digest.Digest
+}
+
+// get downloads a file and checks it, where want says what it must be.
+func (d downloads) get(ctx context.Context, rawURL string, want digest.Digest) (fetched, error) {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return fetched{}, fmt.Errorf("reading URL: %w", err)
+	}
+	f := fetched{name: path.Base(u.Path), sum: want}
+	if want != "" {
+		if err := want.Validate(); err != nil || want.Algorithm() != digest.SHA256 {
+			return fetched{}, fmt.Errorf("checksum %q: it must be sha256: and 64 hexadecimal digits", want)
+		}
+		f.path = filepath.Join(d.dir, want.Encoded())
+		if fi, err := os.Stat(f.path); err == nil {
+			f.size = fi.Size()
+			return f, nil
+		}
+	} else if u.Scheme == "http" && !loopback(u.Hostname()) {
+		return fetched{}, fmt.Errorf("%s: plain HTTP needs a checksum", rawURL)
+	}
+	if d.fetch == nil {
+		return fetched{}, fmt.Errorf("%s: %w", rawURL, ErrNoFetcher)
+	}
+	body, err := d.fetch.Fetch(ctx, rawURL)
+	if err != nil {
+		return fetched{}, err
+	}
+	defer body.Close()
+	tmp, err := os.CreateTemp(d.dir, "download-*")
+	if err != nil {
+		return fetched{}, fmt.Errorf("downloading %s: %w", rawURL, err)
+	}
+	defer os.Remove(tmp.Name()) // fails where it was renamed, as it should
+	defer tmp.Close()
+	hash := sha256.New()
+	if f.size, err = io.Copy(io.MultiWriter(tmp, hash), contextReader{ctx, body}); err != nil {
+		return fetched{}, fmt.Errorf("downloading %s: %w", rawURL, err)
+	}
+	f.sum = digest.NewDigestFromEncoded(digest.SHA256, hex.EncodeToString(hash.Sum(nil)))
+	if want != "" && f.sum != want {
+		return fetched{}, fmt.Errorf("downloading %s: got %s, want %s: %w", rawURL, f.sum, want, ErrChecksum)
+	}
+	if err := tmp.Sync(); err != nil {
+		return fetched{}, fmt.Errorf("downloading %s: %w", rawURL, err)
+	}
+	f.path = filepath.Join(d.dir, f.sum.Encoded())
+	if err := os.Rename(tmp.Name(), f.path); err != nil {
+		return fetched{}, fmt.Errorf("downloading %s: %w", rawURL, err)
+	}
+	return f, nil
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func (f fetched) open() (io.ReadCloser, error) { return os.Open(f.path) }
