@@ -1,0 +1,120 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/clusterimage/keg/runtime/node"
+	"github.com/clusterimage/keg/runtime/remote"
+)
+
+// connect reaches every host and sees that commands run there as root.
+func connect(c *Cluster) []Batch {
+	return []Batch{each(c.Nodes, func(n *Node) []Step {
+		return []Step{n.On("connect", func(ctx context.Context, _ io.Writer) error {
+			if n.Runner == nil {
+				r, err := c.Connect(ctx, n.Address)
+				if err != nil {
+					return err
+				}
+				n.Runner = r
+				if closer, ok := r.(io.Closer); ok {
+					c.Defer(func(context.Context) error { n.Runner = nil; _ = closer.Close(); return nil })
+				}
+			}
+			return n.Runner.Run(ctx, remote.Cmd{Args: []string{"true"}})
+		})}
+	})}
+}
+
+// sendAgent makes sure that keg-node of this build is on every host.
+func sendAgent(c *Cluster) []Batch {
+	return []Batch{each(c.Nodes, func(n *Node) []Step {
+		return []Step{n.On("send keg-node", func(ctx context.Context, _ io.Writer) (err error) {
+			n.Host, err = c.Agent(ctx, n.Runner)
+			return err
+		})}
+	})}
+}
+
+// lockWait lets the connection of a keg that was just killed fall apart.
+const lockWait = 15 * time.Second
+
+// lock keeps others off the hosts until the run ends.
+func lock(c *Cluster) []Batch {
+	return []Batch{each(c.Nodes, func(n *Node) []Step {
+		return []Step{n.On("take the lock", func(ctx context.Context, _ io.Writer) error {
+			release, err := n.Host.Lock(ctx, node.LockRequest{
+				Owner:       fmt.Sprintf("keg, working on cluster %q", c.Name),
+				WaitSeconds: int(lockWait / time.Second),
+			})
+			if err != nil {
+				return err
+			}
+			// The lock goes with the connection; an error here would tell nobody anything.
+			c.Defer(func(context.Context) error { _ = release(); return nil })
+			return nil
+		})}
+	})}
+}
+
+// gatherFacts only reads.
+func gatherFacts(c *Cluster) []Batch {
+	return []Batch{each(c.Nodes, func(n *Node) []Step {
+		return []Step{n.On("gather facts", func(ctx context.Context, _ io.Writer) error { return c.facts(ctx, n) })}
+	})}
+}
+
+func (c *Cluster) facts(ctx context.Context, n *Node) error {
+	var signs []string
+	if c.Driver != nil {
+		signs = c.Driver.Signs()
+	}
+	before := time.Now()
+	f, err := n.Host.Facts(ctx, node.FactsRequest{Paths: signs})
+	if err != nil {
+		return err
+	}
+	// The host read its clock somewhere between the two readings here.
+	took := time.Since(before)
+	n.skew = time.Unix(0, f.UnixNano).Sub(before.Add(took / 2))
+	n.skewError = took / 2
+	n.Facts = f
+	if f.State != nil {
+		n.State = *f.State
+	}
+	n.Name = strings.ToLower(f.Hostname)
+	n.IP = n.Address.Host
+	if n.IP == "" {
+		n.IP, err = localAddress(ctx, n)
+	}
+	return err
+}
+
+// localAddress chooses the address of a host that was named by none: the one it had before, or that of
+// the default route, or else the first.
+func localAddress(ctx context.Context, n *Node) (string, error) {
+	if n.State.Address != "" {
+		return n.State.Address, nil
+	}
+	// 192.0.2.1 is nobody's (RFC 5737); nothing is sent.
+	if out, err := remote.Output(ctx, n.Runner, "ip", "-4", "route", "get", "192.0.2.1"); err == nil {
+		words := strings.Fields(string(out))
+		for i, w := range words {
+			if w == "src" && i+1 < len(words) {
+				return words[i+1], nil
+			}
+		}
+	}
+	for _, a := range n.Facts.Addresses {
+		if addr, err := netip.ParseAddr(a); err == nil && addr.Is4() && addr.IsGlobalUnicast() {
+			return a, nil
+		}
+	}
+	return "", errors.New("choosing this machine's address: it has none but the loopback one")
+}

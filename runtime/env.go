@@ -1,0 +1,83 @@
+package runtime
+
+import (
+	"maps"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/clusterimage/keg/runtime/node"
+)
+
+// APIServerName is the name under which everything in a cluster reaches its API; /etc/hosts of every
+// host knows it.
+const APIServerName = "apiserver.cluster.local"
+
+// Env are the variables of a host that templates, hooks and commands see. Later wins: the driver's
+// defaults, the image's ENV, what the user gave, and what only keg can know:
+//
+//	CLUSTER_NAME        name of the cluster
+//	KUBE_VERSION        of the image, such as v1.37.2
+//	IMAGE_NAME          name of the cluster image
+//	NODE_NAME NODE_IP NODE_ROLE ARCH   of the host; NODE_ROLE is master or worker, ARCH a GOARCH
+//	MASTER_IP           of the first control plane
+//	MASTERS WORKERS     addresses, separated by commas
+//	APISERVER_NAME      apiserver.cluster.local
+//	REGISTRY REGISTRY_DOMAIN REGISTRY_PORT   the cluster's registry, "domain:port"
+//	ROOTFS              where the rootfs lies on the host
+//
+// and, for trees made for sealer: HostIP HostIPFamily RegistryDomain RegistryPort RegistryURL
+// LocalRegistryDomain LocalRegistryPort LocalRegistryURL.
+func (c *Cluster) Env(n *Node) map[string]string {
+	env := map[string]string{}
+	if c.Driver != nil {
+		maps.Copy(env, c.Driver.Env(c, n))
+	}
+	if c.Image != nil {
+		maps.Copy(env, c.Image.Spec.Env)
+		env["IMAGE_NAME"] = c.Image.Name
+	}
+	maps.Copy(env, c.Options.Env)
+	ips := func(r Role) string {
+		var list []string
+		for _, n := range c.ByRole(r) {
+			list = append(list, n.IP)
+		}
+		return strings.Join(list, ",")
+	}
+	r := c.Registry()
+	port := strconv.Itoa(r.Port)
+	family := "4"
+	if addr, err := netip.ParseAddr(n.IP); err == nil && addr.Is6() {
+		family = "6"
+	}
+	maps.Copy(env, map[string]string{
+		"CLUSTER_NAME": c.Name, "KUBE_VERSION": c.KubeVersion(),
+		"NODE_NAME": n.Name, "NODE_IP": n.IP, "NODE_ROLE": string(n.Role), "ARCH": n.Facts.Arch,
+		"MASTER_IP": c.First().IP, "MASTERS": ips(Master), "WORKERS": ips(Worker),
+		"APISERVER_NAME": APIServerName,
+		"REGISTRY":       r.Endpoint(), "REGISTRY_DOMAIN": r.Name, "REGISTRY_PORT": port,
+		"ROOTFS": node.Rootfs,
+
+		"HostIP": n.IP, "HostIPFamily": family,
+		"RegistryDomain": r.Name, "RegistryPort": port, "RegistryURL": r.Endpoint(),
+		"LocalRegistryDomain": r.Name, "LocalRegistryPort": port, "LocalRegistryURL": r.Endpoint(),
+	})
+	return env
+}
+
+var shellName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// exports is env as lines for a shell. Names that a shell cannot hold are left out; templates and
+// hooks see them all the same.
+func exports(env map[string]string) string {
+	var b strings.Builder
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		if shellName.MatchString(k) {
+			b.WriteString("export " + k + "='" + strings.ReplaceAll(env[k], "'", `'\''`) + "'\n")
+		}
+	}
+	return b.String()
+}

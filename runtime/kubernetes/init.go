@@ -1,0 +1,115 @@
+package kubernetes
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/clusterimage/keg/runtime"
+	"github.com/clusterimage/keg/runtime/node"
+	"github.com/clusterimage/keg/runtime/remote"
+)
+
+// action is what is left to do on a host.
+type action string
+
+const (
+	skip   action = "skip"   // it is done, or was done and has to come up again
+	create action = "create" // nothing was begun
+	redo   action = "redo"   // something was begun and not ended: take it back first
+)
+
+// decideInit says what is left to do for the control plane. marked is whether keg wrote down that it
+// was made, paths what kubeadm left on the host. A control plane that was made and does not answer is
+// not taken for half made: it may hold somebody's data, and comes back by itself or needs a person.
+func decideInit(marked bool, paths []string) action {
+	switch {
+	case len(paths) == 0:
+		return create
+	case marked && slices.Contains(paths, adminConf) && slices.Contains(paths, kubeletConf):
+		return skip
+	}
+	return redo
+}
+
+// traces are paths that kubeadm makes, from its first change on.
+var traces = []string{
+	adminConf, kubeletConf, "/etc/kubernetes/bootstrap-kubelet.conf", "/etc/kubernetes/pki/ca.crt",
+	"/etc/kubernetes/manifests/kube-apiserver.yaml", "/etc/kubernetes/manifests/etcd.yaml", "/var/lib/etcd/member",
+	"/var/lib/kubelet/config.yaml",
+}
+
+// Init makes the first control plane.
+func (d Driver) Init(c *runtime.Cluster) []runtime.Batch {
+	first := c.First()
+	return []runtime.Batch{{
+		startContainerd(first),
+		first.On("make the control plane with kubeadm", func(ctx context.Context, out writer) error {
+			if err := first.Host.Units(ctx, node.UnitRequest{Units: []string{"kubelet.service"}, EnableOnly: true}); err != nil {
+				return err
+			}
+			if err := removeSecrets(ctx, first); err != nil {
+				return err
+			}
+			paths, err := existing(ctx, first.Runner, traces...)
+			if err != nil {
+				return err
+			}
+			switch decideInit(first.Done(runtime.DoneInit), paths) {
+			case skip:
+				return runtime.ErrAlready
+			case redo:
+				fmt.Fprintln(out, "taking back what an earlier run began")
+				if err := kubeadmReset(ctx, first, out); err != nil {
+					return err
+				}
+			}
+			return d.makeControlPlane(ctx, c, out)
+		}),
+		first.On("wait for the API", func(ctx context.Context, _ writer) error {
+			if err := first.Host.Units(ctx, node.UnitRequest{Units: []string{"kubelet.service"}}); err != nil {
+				return err
+			}
+			return runtime.Wait(ctx, 5*time.Minute, "the API", func(ctx context.Context) error {
+				_, err := kubectl(ctx, c, "get", "--raw", "/readyz")
+				return err
+			})
+		}),
+	}}
+}
+
+func (Driver) makeControlPlane(ctx context.Context, c *runtime.Cluster, out writer) error {
+	first := c.First()
+	// What ran on a cluster that was there before runs on this one again.
+	if err := c.Restart(ctx); err != nil {
+		return err
+	}
+	base, err := rendered(ctx, first, "etc/kubeadm.yaml")
+	if err != nil {
+		return err
+	}
+	t := newToken()
+	config, err := initConfig(base, t)
+	if err != nil {
+		return err
+	}
+	if err := kubeadm(ctx, first, "init.yaml", config, out, "init", "--skip-token-print", "--skip-certificate-key-print"); err != nil {
+		return err
+	}
+	// kubeadm makes a token of its own if it is given none; ours was for that alone.
+	if err := deleteToken(ctx, c, t); err != nil {
+		return err
+	}
+	return first.Mark(ctx, runtime.DoneInit)
+}
+
+func deleteToken(ctx context.Context, c *runtime.Cluster, t token) error {
+	_, err := kubectl(ctx, c, "-n", "kube-system", "delete", "secret", "bootstrap-token-"+t.id(), "--ignore-not-found")
+	return err
+}
+
+// removeSecrets removes files of a run that was killed.
+func removeSecrets(ctx context.Context, n *runtime.Node) error {
+	return n.Runner.Run(ctx, remote.Cmd{Args: []string{"rm", "-rf", secretDir}})
+}

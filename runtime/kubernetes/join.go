@@ -1,0 +1,184 @@
+package kubernetes
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/clusterimage/keg/runtime"
+	"github.com/clusterimage/keg/runtime/node"
+)
+
+const doneJoin = "join"
+
+// decideJoin says what is left to do for a worker: registered is whether the API has a node of its name.
+func decideJoin(registered bool, paths []string) action {
+	switch {
+	case registered && slices.Contains(paths, kubeletConf):
+		return skip
+	case len(paths) == 0 && !registered:
+		return create
+	}
+	return redo
+}
+
+// join is what the steps of one Join share.
+type join struct {
+	token token
+	hash  string
+	nodes []string // registered before
+}
+
+// Join makes the workers nodes, with a token that lives no longer than the joins.
+func (d Driver) Join(c *runtime.Cluster) []runtime.Batch {
+	first, workers := c.First(), c.ByRole(runtime.Worker)
+	j := &join{}
+	steps := runtime.Batch{}
+	for _, n := range workers {
+		steps = append(steps, startContainerd(n), n.On("join the cluster with kubeadm", func(ctx context.Context, out writer) error {
+			return j.worker(ctx, c, n, out)
+		}))
+	}
+	return []runtime.Batch{
+		{first.On("make a join token", func(ctx context.Context, out writer) error { return j.prepare(ctx, d, c, out) })},
+		steps,
+		{first.On("delete the join token", func(ctx context.Context, _ writer) error {
+			if j.token == "" {
+				return runtime.ErrAlready
+			}
+			return j.end(ctx, c)
+		})},
+	}
+}
+
+// prepare makes the token, unless all workers have joined already.
+func (j *join) prepare(ctx context.Context, d Driver, c *runtime.Cluster, out writer) error {
+	list, err := d.Nodes(ctx, c)
+	if err != nil {
+		return err
+	}
+	for _, n := range list {
+		j.nodes = append(j.nodes, n.Name)
+	}
+	if !slices.ContainsFunc(c.ByRole(runtime.Worker), func(n *runtime.Node) bool {
+		return !n.Done(doneJoin) || !slices.Contains(j.nodes, n.Name)
+	}) {
+		return runtime.ErrAlready
+	}
+	return j.makeToken(ctx, c, out)
+}
+
+func (j *join) makeToken(ctx context.Context, c *runtime.Cluster, out writer) error {
+	first := c.First()
+	ca, err := fileOf(ctx, first, "/etc/kubernetes/pki/ca.crt")
+	if err != nil {
+		return err
+	}
+	if j.hash, err = caHash(ca); err != nil {
+		return err
+	}
+	t := newToken()
+	config, err := tokenConfig(t)
+	if err != nil {
+		return err
+	}
+	// What this prints is the token.
+	if err := kubeadm(ctx, first, "token.yaml", config, nil, "token", "create", "--kubeconfig", adminConf); err != nil {
+		return err
+	}
+	j.token = t
+	c.Defer(func(ctx context.Context) error { return j.end(ctx, c) })
+	return nil
+}
+
+// end deletes the token, if it is still there: also when a join failed.
+func (j *join) end(ctx context.Context, c *runtime.Cluster) error {
+	if j.token == "" {
+		return nil
+	}
+	if err := deleteToken(ctx, c, j.token); err != nil {
+		return err
+	}
+	j.token = ""
+	return nil
+}
+
+func (j *join) worker(ctx context.Context, c *runtime.Cluster, n *runtime.Node, out writer) error {
+	if err := removeSecrets(ctx, n); err != nil {
+		return err
+	}
+	paths, err := existing(ctx, n.Runner, traces...)
+	if err != nil {
+		return err
+	}
+	what := decideJoin(slices.Contains(j.nodes, n.Name), paths)
+	if what == skip {
+		if err := n.Host.Units(ctx, node.UnitRequest{Units: []string{"kubelet.service"}}); err != nil {
+			return err
+		}
+		if err := n.Mark(ctx, doneJoin); err != nil {
+			return err
+		}
+		return runtime.ErrAlready
+	}
+	if j.token == "" {
+		return fmt.Errorf("joining: the host says that it joined before, but %s is not as it was left; run again", kubeletConf)
+	}
+	if err := n.Unmark(ctx, func(s string) bool { return s == doneJoin }); err != nil {
+		return err
+	}
+	if what == redo {
+		fmt.Fprintln(out, "taking back what an earlier run began")
+		if err := kubeadmReset(ctx, n, out); err != nil {
+			return err
+		}
+		// kubeadm refuses a name that a ready node has.
+		if _, err := kubectl(ctx, c, "delete", "node", n.Name, "--ignore-not-found"); err != nil {
+			return err
+		}
+	}
+	if err := n.Host.Units(ctx, node.UnitRequest{Units: []string{"kubelet.service"}, EnableOnly: true}); err != nil {
+		return err
+	}
+	base, err := rendered(ctx, n, "etc/kubeadm-join.yaml")
+	if err != nil {
+		return err
+	}
+	config, err := joinConfig(base, j.token, j.hash)
+	if err != nil {
+		return err
+	}
+	if err := kubeadm(ctx, n, "join.yaml", config, out, "join"); err != nil {
+		return err
+	}
+	return n.Mark(ctx, doneJoin)
+}
+
+// readyLimit is long, since a kubelet that registers slowly stays "not ready" for two minutes and then
+// comes by itself.
+const readyLimit = 5 * time.Minute
+
+// Ready waits for every node.
+func (d Driver) Ready(c *runtime.Cluster) []runtime.Batch {
+	var b runtime.Batch
+	for _, n := range c.Nodes {
+		b = append(b, n.On("wait until the node is ready", func(ctx context.Context, _ writer) error {
+			return runtime.Wait(ctx, readyLimit, "node "+n.Name, func(ctx context.Context) error {
+				list, err := d.Nodes(ctx, c)
+				if err != nil {
+					return err
+				}
+				i := slices.IndexFunc(list, func(s runtime.NodeStatus) bool { return s.Name == n.Name })
+				switch {
+				case i < 0:
+					return fmt.Errorf("the API has no node %q", n.Name)
+				case !list[i].Ready:
+					return fmt.Errorf("node %s is not ready: %s", n.Name, list[i].Reason)
+				}
+				return nil
+			})
+		}))
+	}
+	return []runtime.Batch{b}
+}

@@ -1,0 +1,164 @@
+package kubernetes
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/clusterimage/keg/runtime"
+	"github.com/clusterimage/keg/runtime/node"
+	"github.com/clusterimage/keg/runtime/remote"
+)
+
+type writer = io.Writer
+
+// token is a bootstrap token, "ID.SECRET". The ID alone is not secret.
+type token string
+
+func (t token) id() string { return string(t[:6]) }
+
+// tokenTTL is longer than any join takes; tokens are deleted when the joins are over, and a run that is
+// killed leaves them no longer than that.
+const tokenTTL = "30m0s"
+
+func newToken() token {
+	const letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+	var b []byte
+	for len(b) < 22 {
+		var one [1]byte
+		_, _ = rand.Read(one[:]) // never fails (crypto/rand)
+		// 252 is the largest multiple of 36 in a byte: every letter is as likely as another.
+		if one[0] < 252 {
+			b = append(b, letters[one[0]%36])
+		}
+	}
+	return token(b[:6]) + "." + token(b[6:])
+}
+
+// caHash is kubeadm's hash of a CA certificate in PEM: of its public key.
+func caHash(data []byte) (string, error) {
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return "", errors.New("reading the cluster's CA certificate: it is not PEM")
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return "", fmt.Errorf("reading the cluster's CA certificate: %w", err)
+	}
+	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+	return "sha256:" + hex.EncodeToString(sum[:]), nil
+}
+
+// edit changes the document of a kind in kubeadm's configuration, a YAML stream. There must be one.
+func edit(config []byte, kind string, change func(doc map[string]any) error) ([]byte, error) {
+	var out [][]byte
+	found := false
+	for _, part := range bytes.Split(append([]byte("\n"), config...), []byte("\n---")) {
+		if len(bytes.TrimSpace(part)) == 0 {
+			continue
+		}
+		var doc map[string]any
+		if err := yaml.Unmarshal(part, &doc); err != nil {
+			return nil, fmt.Errorf("reading kubeadm's configuration: %w", err)
+		}
+		if doc == nil { // comments only
+			continue
+		}
+		if doc["kind"] == kind {
+			found = true
+			if err := change(doc); err != nil {
+				return nil, err
+			}
+		}
+		text, err := yaml.Marshal(doc)
+		if err != nil {
+			return nil, fmt.Errorf("writing kubeadm's configuration: %w", err)
+		}
+		out = append(out, text)
+	}
+	if !found {
+		return nil, fmt.Errorf("reading kubeadm's configuration: it has no %s", kind)
+	}
+	return bytes.Join(out, []byte("---\n")), nil
+}
+
+func bootstrapToken(t token) map[string]any {
+	return map[string]any{
+		"token": string(t), "ttl": tokenTTL, "description": "keg: nodes of this run",
+		"usages": []any{"signing", "authentication"},
+		"groups": []any{"system:bootstrappers:kubeadm:default-node-token"},
+	}
+}
+
+// initConfig adds the token to the rendered etc/kubeadm.yaml.
+func initConfig(rendered []byte, t token) ([]byte, error) {
+	return edit(rendered, "InitConfiguration", func(doc map[string]any) error {
+		doc["bootstrapTokens"] = []any{bootstrapToken(t)}
+		return nil
+	})
+}
+
+// joinConfig adds to the rendered etc/kubeadm-join.yaml where the cluster is and how to know it.
+func joinConfig(rendered []byte, t token, hash string) ([]byte, error) {
+	return edit(rendered, "JoinConfiguration", func(doc map[string]any) error {
+		doc["discovery"] = map[string]any{
+			"bootstrapToken": map[string]any{
+				"token":             string(t),
+				"apiServerEndpoint": runtime.APIServerName + ":6443",
+				"caCertHashes":      []any{hash},
+			},
+		}
+		return nil
+	})
+}
+
+// tokenConfig is a configuration that only tells `kubeadm token create` the token.
+func tokenConfig(t token) ([]byte, error) {
+	data, err := yaml.Marshal(map[string]any{
+		"apiVersion": "kubeadm.k8s.io/v1beta4", "kind": "InitConfiguration",
+		"bootstrapTokens": []any{bootstrapToken(t)},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("writing kubeadm's configuration: %w", err)
+	}
+	return data, nil
+}
+
+// kubeadm runs kubeadm with a secret configuration file that is there only while it runs.
+func kubeadm(ctx context.Context, n *runtime.Node, name string, config []byte, out io.Writer, args ...string) (err error) {
+	path := secretDir + "/" + name
+	defer func() {
+		ctx := context.WithoutCancel(ctx)
+		err = errors.Join(err, n.Runner.Run(ctx, remote.Cmd{Args: []string{"rm", "-f", path}}))
+	}()
+	if _, err := n.Host.Put(ctx, []runtime.File{{Path: path, Mode: 0o600, Data: config}}); err != nil {
+		return err
+	}
+	return n.Runner.Run(ctx, remote.Cmd{
+		Args:   append(append([]string{binDir + "/kubeadm"}, args...), "--config", path),
+		Stdout: out, Stderr: out,
+	})
+}
+
+// kubeadmReset takes back what kubeadm did on a host, so that it can be done again.
+func kubeadmReset(ctx context.Context, n *runtime.Node, out io.Writer) error {
+	return n.Runner.Run(ctx, remote.Cmd{
+		// The etcd of a half-made or a doomed cluster has no other members to tell; its data goes here.
+		Args:   []string{"/bin/sh", "-c", binDir + "/kubeadm reset -f --cri-socket " + criSocket + " --skip-phases=remove-etcd-member && rm -rf /var/lib/etcd /etc/cni/net.d/10-keg-bridge.conflist"},
+		Stdout: out, Stderr: out,
+	})
+}
+
+// rendered reads a file of the host's rootfs.
+func rendered(ctx context.Context, n *runtime.Node, path string) ([]byte, error) {
+	return remote.Output(ctx, n.Runner, "cat", node.Rootfs+"/"+path)
+}

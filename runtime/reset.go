@@ -1,0 +1,156 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/clusterimage/keg/runtime/node"
+)
+
+// ResetReport says what a reset did on each host.
+type ResetReport struct {
+	Cluster string      `json:"cluster"`
+	Hosts   []ResetHost `json:"hosts"`
+}
+
+// ResetHost is one host of a ResetReport.
+type ResetHost struct {
+	Host string `json:"host"`
+	// Restored counts what was put back.
+	Restored int `json:"restored"`
+	// Residue is what could not be, each with the reason.
+	Residue []string `json:"residue,omitempty"`
+	Error   string   `json:"error,omitempty"`
+}
+
+// ResidueError says that a host is not as it was before keg came.
+type ResidueError struct{ Residue []string }
+
+// Error lists what is left.
+func (e *ResidueError) Error() string {
+	return "putting the host back: left over: " + strings.Join(e.Residue, "; ")
+}
+
+// Reset puts every host of the cluster back to what it was before. A host that cannot be reached, or
+// where something fails, is in the report and in the error, and does not keep the others from being
+// reset. The operator's directory goes once no host is left in the record.
+func Reset(ctx context.Context, c *Cluster) (ResetReport, error) {
+	report := ResetReport{Cluster: c.Name, Hosts: []ResetHost{}}
+	err := Run(ctx, c, ResetPhases())
+	errs := []error{err}
+	var left []*Node
+	for _, n := range c.Nodes {
+		h := n.reset
+		h.Host = n.Address.String()
+		failed := n.failed
+		if failed == nil && err != nil {
+			failed = errors.New("not finished")
+		} else if failed != nil {
+			errs = append(errs, failed)
+		}
+		if failed != nil {
+			h.Error = redact(failed.Error())
+			left = append(left, n)
+		}
+		report.Hosts = append(report.Hosts, h)
+	}
+	errs = append(errs, c.forgetRecord(left))
+	return report, errors.Join(errs...)
+}
+
+// forgetRecord keeps in the record only the hosts that are left, and removes the operator's directory
+// if there are none.
+func (c *Cluster) forgetRecord(left []*Node) error {
+	if c.Dir == "" {
+		return nil
+	}
+	if len(left) == 0 {
+		if err := os.RemoveAll(c.Dir); err != nil {
+			return fmt.Errorf("removing the cluster's directory: %w", err)
+		}
+		return nil
+	}
+	r, err := LoadRecord(c.Dir)
+	if err != nil || r == nil {
+		return err
+	}
+	r.Complete = false
+	r.Nodes = slices.DeleteFunc(r.Nodes, func(n RecordNode) bool {
+		return !slices.ContainsFunc(left, func(l *Node) bool { return l.Address == n.Address })
+	})
+	return writeRecord(c.Dir, *r)
+}
+
+// ownership leaves hosts alone that belong to another cluster.
+func ownership(c *Cluster) []Batch {
+	return []Batch{each(c.Nodes, func(n *Node) []Step {
+		return []Step{n.On("see whose it is", func(context.Context, io.Writer) error {
+			if n.State.UID == "" || n.State.Cluster == c.Name {
+				return nil
+			}
+			return judge([]Finding{{
+				Host: n.Address.String(), ID: "other-cluster", Severity: Fatal,
+				Text: fmt.Sprintf("it belongs to cluster %q, not to %q", n.State.Cluster, c.Name),
+				Cure: fmt.Sprintf("`keg reset --name %s` frees it", n.State.Cluster),
+			}})
+		})}
+	})}
+}
+
+// clean gives the image's own script the first word.
+func clean(c *Cluster) []Batch {
+	return []Batch{each(c.Nodes, func(n *Node) []Step {
+		return []Step{n.On("run scripts/clean.sh, if there is one", func(ctx context.Context, out io.Writer) error {
+			if !n.Done(doneUnpack) {
+				return ErrAlready
+			}
+			r, err := n.Host.Hook(ctx, node.HookRequest{Name: "clean", Env: c.Env(n)}, out)
+			if err == nil && !r.Ran {
+				return ErrAlready
+			}
+			// A script that fails must not keep the host from being put back.
+			if err != nil && ctx.Err() == nil {
+				fmt.Fprintf(out, "scripts/clean.sh failed, going on: %v\n", err)
+				return nil
+			}
+			return err
+		})}
+	})}
+}
+
+func resetRuntime(c *Cluster) []Batch {
+	return []Batch{each(c.Nodes, func(n *Node) []Step {
+		if c.Driver == nil {
+			return nil
+		}
+		return c.Driver.Reset(c, n)
+	})}
+}
+
+// undo puts back what the recorder on the host knows of.
+func undo(c *Cluster) []Batch {
+	return []Batch{each(c.Nodes, func(n *Node) []Step {
+		return []Step{n.On("put back what was changed", func(ctx context.Context, _ io.Writer) error {
+			r, err := n.Host.Undo(ctx)
+			if err != nil {
+				return err
+			}
+			n.reset.Restored, n.reset.Residue = r.Restored, r.Residue
+			if len(r.Residue) > 0 {
+				return &ResidueError{Residue: r.Residue}
+			}
+			return nil
+		})}
+	})}
+}
+
+func forget(c *Cluster) []Batch {
+	return []Batch{each(c.Nodes, func(n *Node) []Step {
+		return []Step{n.On("remove keg-node", func(ctx context.Context, _ io.Writer) error { return n.Host.Forget(ctx) })}
+	})}
+}
