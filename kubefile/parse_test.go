@@ -226,6 +226,7 @@ func TestBytes(t *testing.T) {
 		{"UTF-16", "F\x00R\x00O\x00M\x00", Pos{1, 2}, "NUL"},
 		{"second BOM", "\uFEFFFROM scratch\n\uFEFFLABEL a=b\n", Pos{2, 1}, "byte order mark"},
 		{"too large", strings.Repeat("#\n", maxSource/2+1), Pos{1, 1}, "larger than 16 MiB"},
+		{"nesting", "FROM scratch\nLABEL a=" + strings.Repeat("${A:-\\\n", 1<<20), Pos{1002, 1}, "1000"},
 		{"continuation to nowhere", "FROM scratch\n\\\n", Pos{2, 1}, "continues nothing"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

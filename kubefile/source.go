@@ -16,6 +16,9 @@ const (
 	maxSource = 16 << 20
 	// maxLine is what BuildKit's parser takes, in bytes without the newline.
 	maxLine = 64<<10 - 1
+	// maxNesting bounds ${A:-${B:-...}}: BuildKit's lexer recurses, and a stack that overflows cannot be
+	// caught.
+	maxNesting = 1000
 )
 
 // source is the text of a Kubefile, to point into.
@@ -77,8 +80,28 @@ func readSource(name string, r io.Reader) (src *source, raw, text []byte, err er
 				"there is a byte order mark inside the text"))
 		}
 	}
+	found.add(src.nesting())
 	found.add(src.directives())
 	return src, raw, text, found.err()
+}
+
+// nesting finds variables inside variables without end.
+func (s *source) nesting() *Error {
+	depth := 0
+	for i, l := range s.lines {
+		for j := range len(l) {
+			switch {
+			case l[j] == '}':
+				depth = max(depth-1, 0)
+			case l[j] == '$' && strings.HasPrefix(l[j:], "${"):
+				depth++
+			}
+			if depth > maxNesting {
+				return s.errorf(Pos{i + 1, j + 1}, "", "more than %d ${ are open here", maxNesting)
+			}
+		}
+	}
+	return nil
 }
 
 func invalidUTF8(s string) int {

@@ -9,8 +9,23 @@ import (
 
 // expandWith expands variables in one word and takes its quotes off, as a Dockerfile does.
 func expandWith(escape rune, raw string, env shell.EnvGetter) (string, error) {
-	text, _, err := shell.NewLex(escape).ProcessWord(raw, env)
-	return text, cause(err)
+	text, _, err := process(shell.NewLex(escape), raw, env)
+	return text, err
+}
+
+// process also says which variables had no value. BuildKit's lexer takes "${-x}" for a variable without a
+// name; here that is an error.
+func process(lex *shell.Lex, raw string, env shell.EnvGetter) (string, map[string]struct{}, error) {
+	result, err := lex.ProcessWordWithMatches(raw, env)
+	if err != nil {
+		return "", nil, cause(err)
+	}
+	_, matched := result.Matched[""]
+	_, unmatched := result.Unmatched[""]
+	if matched || unmatched {
+		return "", nil, errors.New("a ${ is followed by no name")
+	}
+	return result.Result, result.Unmatched, nil
 }
 
 // cause is what lies below the wrapping that repeats the word.
@@ -120,9 +135,9 @@ func (s *scope) expand(raw string, env shell.EnvGetter, rawQuotes bool) (expansi
 		lex = shell.NewLex('\\')
 		lex.SkipProcessQuotes = true
 	}
-	text, unmatched, err := lex.ProcessWord(raw, env)
+	text, unmatched, err := process(lex, raw, env)
 	if err != nil {
-		return expansion{}, cause(err)
+		return expansion{}, err
 	}
 	e := expansion{text: text}
 	for name := range unmatched {
