@@ -60,7 +60,8 @@ func (s *Store) Images() ([]Tagged, error) {
 	return list, nil
 }
 
-// Resolve finds an image by name, by name@digest, by digest, or by at least 6 hex digits of one.
+// Resolve finds an image by name, by name@digest, by digest, or by at least 6 hex digits of one. A name
+// with digest finds the content under another name too, if the repository has it not.
 func (s *Store) Resolve(query string) (Tagged, error) {
 	list, err := s.Images()
 	if err != nil {
@@ -69,14 +70,12 @@ func (s *Store) Resolve(query string) (Tagged, error) {
 	hex := strings.TrimPrefix(query, "sha256:")
 	var found []Tagged
 	if ref, err := ParseName(query); err == nil {
-		_, byDigest := ref.(name.Digest)
-		for _, t := range list {
-			if !byDigest && t.Name == FullName(ref) {
-				return t, nil
-			}
-			if byDigest && t.Target.Digest.String() == ref.Identifier() {
-				return t, nil
-			}
+		full := FullName(ref)
+		if i := slices.IndexFunc(list, func(t Tagged) bool { return t.Name == full }); i >= 0 {
+			return list[i], nil
+		}
+		if t, ok := byDigest(list, ref); ok {
+			return t, nil
 		}
 	}
 	if len(hex) >= 6 && strings.Trim(hex, "0123456789abcdef") == "" {
@@ -93,6 +92,30 @@ func (s *Store) Resolve(query string) (Tagged, error) {
 		return found[0], nil
 	}
 	return Tagged{}, fmt.Errorf("image %q: %w", query, ErrAmbiguous)
+}
+
+// byDigest finds the image that name@digest means, under a name of that repository if it has one.
+func byDigest(list []Tagged, ref name.Reference) (Tagged, bool) {
+	if _, ok := ref.(name.Digest); !ok {
+		return Tagged{}, false
+	}
+	repository, _, _ := strings.Cut(FullName(ref), "@")
+	var other *Tagged
+	for i, t := range list {
+		if t.Target.Digest.String() != ref.Identifier() {
+			continue
+		}
+		if strings.HasPrefix(t.Name, repository+":") {
+			return t, true
+		}
+		if other == nil {
+			other = &list[i]
+		}
+	}
+	if other == nil {
+		return Tagged{}, false
+	}
+	return *other, true
 }
 
 // change rewrites index.json under the store's lock.
