@@ -170,7 +170,11 @@ func (a *assembly) instruction(ctx context.Context, in kubefile.Instruction, id,
 				})
 			}
 		case *instructions.WorkdirCommand:
-			a.image.Config.WorkingDir = path.Join(a.workdir(), c.Path)
+			dir := c.Path
+			if !path.IsAbs(dir) {
+				dir = path.Join(a.workdir(), dir)
+			}
+			a.image.Config.WorkingDir = path.Clean(dir)
 			fill = a.makeWorkdir
 		default:
 			if err := a.configure(c); err != nil {

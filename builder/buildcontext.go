@@ -319,6 +319,9 @@ func (c *buildContext) near(name string) string {
 		best, least := "", 1+len(base)/3
 		for _, e := range list {
 			d := levenshtein.Distance(strings.ToLower(base), strings.ToLower(e.Name()), nil)
+			if e.Name()[0] != base[0] {
+				d++ // people rarely mistake the first letter
+			}
 			if skip, err := c.ignored(path.Join(dir, e.Name())); err == nil && !skip && d <= least && (best == "" || d < least) {
 				best, least = path.Join(dir, e.Name()), d
 			}
