@@ -47,6 +47,10 @@ func (c *Cluster) Env(n *Node) map[string]string {
 		}
 		return strings.Join(list, ",")
 	}
+	env["MASTER_IP"] = ""
+	if first := c.First(); first != nil { // the last hosts of a reset have none
+		env["MASTER_IP"] = first.IP
+	}
 	r := c.Registry()
 	port := strconv.Itoa(r.Port)
 	family := "4"
@@ -56,7 +60,7 @@ func (c *Cluster) Env(n *Node) map[string]string {
 	maps.Copy(env, map[string]string{
 		"CLUSTER_NAME": c.Name, "KUBE_VERSION": c.KubeVersion(),
 		"NODE_NAME": n.Name, "NODE_IP": n.IP, "NODE_ROLE": string(n.Role), "ARCH": n.Facts.Arch,
-		"MASTER_IP": c.First().IP, "MASTERS": ips(Master), "WORKERS": ips(Worker),
+		"MASTERS": ips(Master), "WORKERS": ips(Worker),
 		"APISERVER_NAME": APIServerName,
 		"REGISTRY":       r.Endpoint(), "REGISTRY_DOMAIN": r.Name, "REGISTRY_PORT": port,
 		"ROOTFS": node.Rootfs,

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/clusterimage/keg/imagestore/clusterimage"
 	"github.com/clusterimage/keg/runtime"
 )
 
@@ -143,26 +144,22 @@ func variables(env map[string]string) []runtime.Finding {
 // images finds what kubeadm is going to start and the image does not embed: without it, kubeadm waits
 // for minutes and then says little.
 func images(c *runtime.Cluster, env map[string]string) []runtime.Finding {
-	version := c.KubeVersion()
-	wanted := []string{"kube-apiserver:" + version, "kube-controller-manager:" + version, "kube-scheduler:" + version, "etcd:"}
-	if env["KUBE_PROXY"] != "disabled" {
-		wanted = append(wanted, "kube-proxy:"+version)
+	const registry, anyTag = "registry.k8s.io/", ":"
+	wanted := []string{env["PAUSE_IMAGE"], registry + "etcd" + anyTag}
+	for _, name := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy"} {
+		if name != "kube-proxy" || env["KUBE_PROXY"] != "disabled" {
+			wanted = append(wanted, registry+name+":"+c.KubeVersion())
+		}
 	}
 	if env["KUBE_DNS"] != "disabled" {
-		wanted = append(wanted, "coredns/coredns:")
+		wanted = append(wanted, registry+"coredns/coredns"+anyTag)
 	}
 	var missing []string
-	for _, w := range append(wanted, strings.TrimPrefix(env["PAUSE_IMAGE"], "registry.k8s.io/")) {
-		name := w
-		if !strings.Contains(strings.SplitN(w, "/", 2)[0], ".") {
-			name = "registry.k8s.io/" + w
-		}
-		found := false
-		for _, e := range c.Image.Index.Embedded {
-			found = found || e.Name == name || strings.HasSuffix(name, ":") && strings.HasPrefix(e.Name, name)
-		}
-		if !found {
-			missing = append(missing, strings.TrimSuffix(name, ":"))
+	for _, w := range wanted {
+		if !slices.ContainsFunc(c.Image.Index.Embedded, func(e clusterimage.Embedded) bool {
+			return e.Name == w || strings.HasSuffix(w, anyTag) && strings.HasPrefix(e.Name, w)
+		}) {
+			missing = append(missing, strings.TrimSuffix(w, anyTag))
 		}
 	}
 	if missing == nil {
