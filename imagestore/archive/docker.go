@@ -54,6 +54,9 @@ func (c *contents) dockerArchive(ctx context.Context) ([]Found, error) {
 
 func (c *contents) dockerImage(ctx context.Context, img dockerImage) (Found, error) {
 	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, Layers: []ocispec.Descriptor{}}
+	if img.Config == "" {
+		return Found{}, fmt.Errorf("it names no config: %w", ErrFormat)
+	}
 	var err error
 	if m.Config, err = c.stored(ctx, img.Config); err != nil {
 		return Found{}, err

@@ -34,6 +34,13 @@ const (
 	AnnotationIndex = "io.clusterimage.index"
 )
 
+// AnnotationFormat stands on the index itself, with the value Format: the mark that is left when a tool
+// older than image-spec v1.1, such as Debian 12's skopeo, loses the artifact type in copying.
+const (
+	AnnotationFormat = "io.clusterimage.format"
+	Format           = "1"
+)
+
 // Values of AnnotationRole.
 const (
 	RoleImage = "image"
@@ -137,7 +144,8 @@ var ErrNotClusterImage = errors.New("not a cluster image")
 // It fails with ErrNotClusterImage where the artifact type is another. One that is missing is no
 // proof: tools older than image-spec v1.1 lose it when they copy an index, and keep the annotations.
 func Parse(idx ocispec.Index) (Image, error) {
-	if idx.ArtifactType != ArtifactType && (idx.ArtifactType != "" || !slices.ContainsFunc(idx.Manifests, hasRole)) {
+	marked := idx.Annotations[AnnotationFormat] != "" || slices.ContainsFunc(idx.Manifests, hasRole)
+	if idx.ArtifactType != ArtifactType && (idx.ArtifactType != "" || !marked) {
 		return Image{}, fmt.Errorf("reading index with artifact type %q: %w", idx.ArtifactType, ErrNotClusterImage)
 	}
 	var img Image
@@ -176,7 +184,11 @@ func hasRole(d ocispec.Descriptor) bool { return d.Annotations[AnnotationRole] !
 // Index is the inverse of Parse: rootfs images first, sorted by platform, then embedded images sorted
 // by name and platform, then refs. Equal images give equal indexes.
 func (img Image) Index() ocispec.Index {
-	idx := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, ArtifactType: ArtifactType}
+	idx := ocispec.Index{
+		MediaType:    ocispec.MediaTypeImageIndex,
+		ArtifactType: ArtifactType,
+		Annotations:  map[string]string{AnnotationFormat: Format},
+	}
 	idx.SchemaVersion = 2
 	byPlatform := func(a, b ocispec.Descriptor) int {
 		return strings.Compare(PlatformString(a.Platform), PlatformString(b.Platform))
