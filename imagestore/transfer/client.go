@@ -58,6 +58,7 @@ type Client struct {
 	keychain  authn.Keychain
 	base      http.RoundTripper
 	insecure  insecureSet
+	offline   bool
 	blobs     chan struct{} // one element for each blob on its way
 	documents chan struct{} // one element for each small request on its way
 	progress  progress.Func
@@ -91,6 +92,7 @@ func New(o Options) *Client {
 		keychain:  o.Keychain,
 		base:      transport.NewUserAgent(newGuard(o), o.UserAgent),
 		insecure:  o.Insecure,
+		offline:   o.Offline,
 		blobs:     make(chan struct{}, o.Parallelism),
 		documents: make(chan struct{}, maxDocuments),
 		progress:  o.Progress,
@@ -138,6 +140,9 @@ func (c *Client) session(ctx context.Context, repo name.Repository, a access, fr
 	for _, f := range from {
 		scopes = append(scopes, f.Scope(string(pull)))
 		key += " " + f.String()
+	}
+	if c.offline {
+		return nil, fmt.Errorf("connecting to %s: %w", registryName(repo.Registry), ErrOffline)
 	}
 	for {
 		c.mu.Lock()

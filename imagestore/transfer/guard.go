@@ -74,7 +74,8 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	resp, err := rt.RoundTrip(req)
-	if errors.Is(err, http.ErrSchemeMismatch) && g.plain(req) {
+	var record tls.RecordHeaderError
+	if errors.As(err, &record) && g.plain(req) {
 		// Not the end: plain HTTP, which is allowed, is tried next.
 		return resp, errPlainSpoken
 	}

@@ -216,15 +216,18 @@ func manifestBlobs(desc ocispec.Descriptor, data []byte) ([]ocispec.Descriptor, 
 		return nil, fmt.Errorf("reading manifest %s: %w: %w", desc.Digest, ErrUnsupported, err)
 	}
 	var blobs []ocispec.Descriptor
-	seen := map[digest.Digest]bool{}
+	sizes := map[digest.Digest]int64{}
 	for _, d := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
 		if err := checkDescriptor(d); err != nil {
 			return nil, fmt.Errorf("reading manifest %s: %w", desc.Digest, err)
 		}
-		if !seen[d.Digest] {
+		size, there := sizes[d.Digest]
+		if !there {
 			blobs = append(blobs, d)
+			sizes[d.Digest] = d.Size
+		} else if size != d.Size {
+			return nil, fmt.Errorf("reading manifest %s: blob %s has %d bytes and %d bytes: %w", desc.Digest, d.Digest, size, d.Size, imagestore.ErrDigest)
 		}
-		seen[d.Digest] = true
 	}
 	return blobs, nil
 }
@@ -233,21 +236,17 @@ func manifestBlobs(desc ocispec.Descriptor, data []byte) ([]ocispec.Descriptor, 
 type leaf struct {
 	desc     ocispec.Descriptor
 	data     []byte // its document, if it was read on the way
-	platform string
+	platform string // "" where only the image's config knows
 }
 
-// leaves finds the image manifests with a platform under desc. Nested indexes become blobs in the store.
+// leaves finds the image manifests under desc. Nested indexes become blobs in the store.
 func (p *puller) leaves(ctx context.Context, desc ocispec.Descriptor, data []byte, depth int) ([]leaf, error) {
 	if !isIndex(desc.MediaType) {
-		platform := desc.Platform
-		if platform == nil || platform.OS == "" {
-			var err error
-			if data, platform, err = p.configPlatform(ctx, desc, data); err != nil {
-				return nil, err
-			}
-			desc.Platform = platform
+		l := leaf{desc: desc, data: data}
+		if desc.Platform != nil && desc.Platform.OS != "" {
+			l.platform = clusterimage.PlatformString(desc.Platform)
 		}
-		return []leaf{{desc: desc, data: data, platform: clusterimage.PlatformString(platform)}}, nil
+		return []leaf{l}, nil
 	}
 	if depth > maxDepth {
 		return nil, fmt.Errorf("%w: indexes are nested more than %d deep", ErrUnsupported, maxDepth)
@@ -283,26 +282,33 @@ func (p *puller) leaves(ctx context.Context, desc ocispec.Descriptor, data []byt
 	return all, nil
 }
 
-// configPlatform reads the platform of an image whose descriptor does not have it.
-func (p *puller) configPlatform(ctx context.Context, desc ocispec.Descriptor, data []byte) ([]byte, *ocispec.Platform, error) {
-	if data == nil {
-		var err error
-		if data, err = p.document(ctx, desc); err != nil {
-			return nil, nil, err
+// askConfigs finds out the platforms that descriptors do not have.
+func (p *puller) askConfigs(ctx context.Context, list []leaf) error {
+	for i := range list {
+		l := &list[i]
+		if l.platform != "" {
+			continue
 		}
+		if l.data == nil {
+			var err error
+			if l.data, err = p.document(ctx, l.desc); err != nil {
+				return err
+			}
+		}
+		blobs, err := manifestBlobs(l.desc, l.data)
+		if err != nil {
+			return err
+		}
+		if err := p.blob(ctx, blobs[0]); err != nil {
+			return err
+		}
+		var platform ocispec.Platform
+		if err := p.s.ReadJSON(blobs[0].Digest, &platform); err != nil {
+			return err
+		}
+		l.desc.Platform, l.platform = &platform, clusterimage.PlatformString(&platform)
 	}
-	blobs, err := manifestBlobs(desc, data)
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := p.blob(ctx, blobs[0]); err != nil {
-		return nil, nil, err
-	}
-	var platform ocispec.Platform
-	if err := p.s.ReadJSON(blobs[0].Digest, &platform); err != nil {
-		return nil, nil, err
-	}
-	return data, &platform, nil
+	return nil
 }
 
 func platforms(list []leaf) []string {
@@ -318,16 +324,22 @@ func (p *puller) leafFor(ctx context.Context, desc ocispec.Descriptor, data []by
 	if err != nil {
 		return leaf{}, err
 	}
-	return p.pick(list, platform)
+	return p.pick(ctx, list, platform)
 }
 
-func (p *puller) pick(list []leaf, platform string) (leaf, error) {
-	have := platforms(list)
-	i, err := choose(platform, have)
+// pick returns the image that suits best.
+func (p *puller) pick(ctx context.Context, list []leaf, platform string) (leaf, error) {
+	i, err := choose(platform, platforms(list))
+	if err == nil && i < 0 {
+		if err = p.askConfigs(ctx, list); err == nil {
+			i, err = choose(platform, platforms(list))
+		}
+	}
 	if err != nil {
 		return leaf{}, err
 	}
 	if i < 0 {
+		have := platforms(list)
 		slices.Sort(have)
 		return leaf{}, &PlatformError{Ref: p.name, Want: platform, Have: slices.Compact(have)}
 	}
@@ -345,7 +357,7 @@ func (p *puller) restrict(ctx context.Context, desc ocispec.Descriptor, data []b
 	var keep []ocispec.Descriptor
 	img, err := clusterimage.Parse(idx)
 	if err == nil {
-		if keep, err = p.restrictCluster(idx, img, want); err != nil {
+		if keep, err = p.restrictCluster(ctx, idx, img, want); err != nil {
 			return desc, nil, err
 		}
 	} else if !errors.Is(err, clusterimage.ErrNotClusterImage) {
@@ -356,7 +368,7 @@ func (p *puller) restrict(ctx context.Context, desc ocispec.Descriptor, data []b
 			return desc, nil, err
 		}
 		for _, platform := range want {
-			l, err := p.pick(list, platform)
+			l, err := p.pick(ctx, list, platform)
 			if err != nil {
 				return desc, nil, err
 			}
@@ -383,14 +395,14 @@ func (p *puller) restrict(ctx context.Context, desc ocispec.Descriptor, data []b
 
 // restrictCluster keeps the entries of a cluster image for the platforms wanted, in their order.
 // An embedded image stays if it is for a platform whose rootfs stays; refs stay always.
-func (p *puller) restrictCluster(idx ocispec.Index, img clusterimage.Image, want []string) ([]ocispec.Descriptor, error) {
+func (p *puller) restrictCluster(ctx context.Context, idx ocispec.Index, img clusterimage.Image, want []string) ([]ocispec.Descriptor, error) {
 	var rootfs []leaf
 	for _, d := range img.Rootfs {
 		rootfs = append(rootfs, leaf{desc: d, platform: clusterimage.PlatformString(d.Platform)})
 	}
 	chosen := map[string]bool{}
 	for _, platform := range want {
-		l, err := p.pick(rootfs, platform)
+		l, err := p.pick(ctx, rootfs, platform)
 		if err != nil {
 			return nil, err
 		}
