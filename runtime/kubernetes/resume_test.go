@@ -267,4 +267,3 @@ func TestSingleHost(t *testing.T) {
 		}
 	})
 }
-

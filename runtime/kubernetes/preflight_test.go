@@ -1,0 +1,108 @@
+package kubernetes
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/clusterimage/keg/runtime"
+)
+
+func TestPreflight(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		env    map[string]string
+		change func(c *runtime.Cluster, n *runtime.Node)
+		want   []string
+	}{
+		{"good", nil, func(*runtime.Cluster, *runtime.Node) {}, nil},
+		{"other installations", nil, func(_ *runtime.Cluster, n *runtime.Node) {
+			n.Facts.Existing = append(n.Facts.Existing, "/var/lib/k0s", "/run/docker.sock", "/etc/cni/net.d")
+		}, []string{"error other-install", "error other-install", "error other-install"}},
+		{"our own", nil, func(_ *runtime.Cluster, n *runtime.Node) {
+			n.State.UID = "u"
+			n.Facts.Existing = append(n.Facts.Existing, "/etc/kubernetes/kubelet.conf", "/run/containerd/containerd.sock")
+			n.Facts.Listening = []int{6443, 10250, 5000}
+		}, nil},
+		{"ports", nil, func(_ *runtime.Cluster, n *runtime.Node) { n.Facts.Listening = []int{22, 6443, 5000} }, []string{"error port", "error port"}},
+		{"small", nil, func(_ *runtime.Cluster, n *runtime.Node) { n.Facts.CPUs, n.Facts.Memory = 1, 1<<30 }, []string{"error cpu", "error memory"}},
+		{"small, and told so", map[string]string{"KUBEADM_IGNORE_PREFLIGHT": "NumCPU,Mem"}, func(_ *runtime.Cluster, n *runtime.Node) { n.Facts.CPUs, n.Facts.Memory = 1, 1<<30 }, nil},
+		{"ignore all", map[string]string{"KUBEADM_IGNORE_PREFLIGHT": "NumCPU,all"}, func(*runtime.Cluster, *runtime.Node) {}, []string{"error env"}},
+		{"ignore YAML", map[string]string{"KUBEADM_IGNORE_PREFLIGHT": "x]\ntaints: []"}, func(*runtime.Cluster, *runtime.Node) {}, []string{"error env"}},
+		{"swap", nil, func(_ *runtime.Cluster, n *runtime.Node) { n.Facts.Swap = 1 << 30 }, []string{"error swap"}},
+		{"swap allowed", map[string]string{"SWAP": "allow"}, func(_ *runtime.Cluster, n *runtime.Node) { n.Facts.Swap = 1 << 30 }, nil},
+		{"cgroup v1", nil, func(_ *runtime.Cluster, n *runtime.Node) { n.Facts.Cgroup = 1 }, []string{"warning cgroup-v1"}},
+		{"no packet filter", nil, func(_ *runtime.Cluster, n *runtime.Node) { n.Facts.Existing = nil }, []string{"warning packet-filter"}},
+		{"no packet filter, CNI by an app", map[string]string{"CNI": "none"}, func(_ *runtime.Cluster, n *runtime.Node) { n.Facts.Existing = nil }, nil},
+		{"wrong words", map[string]string{"CNI": "calico", "KUBE_DNS": "no"}, func(*runtime.Cluster, *runtime.Node) {}, []string{"error env", "error env"}},
+		{"images", nil, func(c *runtime.Cluster, _ *runtime.Node) {
+			c.Image.Index.Embedded = c.Image.Index.Embedded[1:]
+		}, []string{"error images"}},
+		{"another pause image", map[string]string{"PAUSE_IMAGE": "reg.example.com/pause:1"}, func(*runtime.Cluster, *runtime.Node) {}, []string{"error images"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := scene(0, 2, tt.env)
+			n := c.First()
+			n.Facts.CPUs, n.Facts.Memory = 4, 8<<30
+			tt.change(c, n)
+			var got []string
+			for _, f := range c.Driver.Preflight(c, n) {
+				got = append(got, string(f.Severity)+" "+f.ID)
+				if f.Text == "" || f.Cure == "" {
+					t.Errorf("%s has no text or no cure", f.ID)
+				}
+			}
+			slices.Sort(got)
+			if d := cmp.Diff(tt.want, got); d != "" {
+				t.Errorf("(-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
+func TestParseNodes(t *testing.T) {
+	got, err := parseNodes([]byte(`{"items":[
+		{"metadata":{"name":"h1","labels":{"node-role.kubernetes.io/control-plane":"","x":"y"}},"spec":{"podCIDR":"10.244.0.0/24"},
+		 "status":{"conditions":[{"type":"Ready","status":"True"}],"addresses":[{"type":"Hostname","address":"h1"},{"type":"InternalIP","address":"192.0.2.11"}],
+		 "nodeInfo":{"kubeletVersion":"v1.37.2","containerRuntimeVersion":"containerd://2.4.2"}}},
+		{"metadata":{"name":"h2"},"status":{"conditions":[{"type":"Ready","status":"False","reason":"KubeletNotReady","message":"no network"}]}},
+		{"metadata":{"name":"h3"}}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []runtime.NodeStatus{
+		{Name: "h1", Ready: true, Roles: []string{"control-plane"}, Version: "v1.37.2", Engine: "containerd://2.4.2", Address: "192.0.2.11", PodCIDR: "10.244.0.0/24"},
+		{Name: "h2", Reason: "KubeletNotReady: no network"},
+		{Name: "h3", Reason: "its kubelet has not reported yet"},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	if _, err := parseNodes([]byte("{")); err == nil {
+		t.Error("half a document was read")
+	}
+}
+
+func TestExternalKubeconfig(t *testing.T) {
+	got, err := externalKubeconfig([]byte("clusters:\n- cluster:\n    server: https://apiserver.cluster.local:6443\n  name: shop\n"), "https://192.0.2.11:6443")
+	if err != nil || string(got) != "clusters:\n- cluster:\n    server: https://192.0.2.11:6443\n  name: shop\n" {
+		t.Errorf("got %s, %v", got, err)
+	}
+	for _, bad := range []string{"", "clusters: 1", "a: [", "clusters: []"} {
+		if _, err := externalKubeconfig([]byte(bad), "x"); err == nil {
+			t.Errorf("%q was taken for a kubeconfig", bad)
+		}
+	}
+}
+
+func TestToken(t *testing.T) {
+	seen := map[token]bool{}
+	for range 100 {
+		tok := newToken()
+		if len(tok) != 23 || tok[6] != '.' || len(tok.id()) != 6 || seen[tok] {
+			t.Fatalf("token of %d bytes, or one twice", len(tok))
+		}
+		seen[tok] = true
+	}
+}
