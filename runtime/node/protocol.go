@@ -11,6 +11,9 @@
 package node
 
 import (
+	"context"
+	"io"
+
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -143,6 +146,21 @@ type ReceiveResponse struct {
 	Bytes int64 `json:"bytes"`
 }
 
+// Blob is a blob for a host to receive.
+type Blob struct {
+	Digest digest.Digest
+	Size   int64
+	// Open opens its content, which the host checks.
+	Open func(ctx context.Context) (io.ReadCloser, error)
+}
+
+// File is a small file to put on a host, perhaps a secret one.
+type File struct {
+	Path string // absolute
+	Mode int64  // permission bits
+	Data []byte
+}
+
 // UnpackRequest asks to unpack a rootfs image from the host's store into Rootfs. A Rootfs already of
 // that manifest is left as it is; another one is replaced as a whole.
 type UnpackRequest struct {
@@ -157,6 +175,8 @@ type UnpackResponse struct {
 // RenderRequest asks to render the *.tmpl files of Rootfs.
 type RenderRequest struct {
 	Env map[string]string `json:"env"`
+	// Apps are by name of an app, and override Env in application/apps/NAME (basefs.Renderer).
+	Apps map[string]map[string]string `json:"apps,omitempty"`
 }
 
 // InstallRequest asks to copy files from Rootfs to their places on the host, through the recorder.
@@ -280,9 +300,6 @@ Type=notify
 ExecStart=` + Binary + ` registry
 Restart=always
 RestartSec=2
-ProtectSystem=strict
-ProtectHome=yes
-PrivateTmp=yes
 NoNewPrivileges=yes
 
 [Install]
