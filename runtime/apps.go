@@ -91,7 +91,7 @@ func (c *Cluster) launch(a clusterimage.App) Step {
 		for i, command := range commands {
 			key := fmt.Sprintf("app:%s:%s:%d", a.Name, c.Image.Target.Digest, i)
 			err := c.once(ctx, first, key, func() error {
-				return c.shell(ctx, first, path.Join(node.Rootfs, "application/apps", a.Name), a.Env, command, out)
+				return c.shell(ctx, first, path.Join(node.Rootfs, "application/apps", a.Name), c.AppEnv()[a.Name], command, out)
 			})
 			switch {
 			case err == ErrAlready: //nolint:errorlint // once returns it bare
@@ -157,7 +157,6 @@ func (c *Cluster) once(ctx context.Context, n *Node, key string, do func() error
 func (c *Cluster) shell(ctx context.Context, n *Node, dir string, appEnv map[string]string, command string, out io.Writer) error {
 	env := c.Env(n)
 	maps.Copy(env, appEnv)
-	maps.Copy(env, c.Options.Env) // the user's word is above an app's default
 	maps.Copy(env, c.Driver.CommandEnv())
 	script := exports(env) + command + "\n"
 	return n.Runner.Run(ctx, remote.Cmd{

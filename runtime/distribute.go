@@ -197,7 +197,7 @@ func unpack(c *Cluster) []Batch {
 				return n.Mark(ctx, doneUnpack)
 			}),
 			n.On("render its templates", func(ctx context.Context, _ io.Writer) error {
-				return n.Host.Render(ctx, node.RenderRequest{Env: c.Env(n)})
+				return n.Host.Render(ctx, node.RenderRequest{Env: c.Env(n), Apps: c.AppEnv()})
 			}),
 		}
 	})}

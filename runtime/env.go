@@ -72,6 +72,27 @@ func (c *Cluster) Env(n *Node) map[string]string {
 	return env
 }
 
+// AppEnv are the values that apps have for themselves, by name; what the user gave wins.
+func (c *Cluster) AppEnv() map[string]map[string]string {
+	all := map[string]map[string]string{}
+	if c.Image == nil {
+		return all
+	}
+	for _, a := range c.Image.Spec.Apps {
+		if len(a.Env) == 0 {
+			continue
+		}
+		env := maps.Clone(a.Env)
+		for k := range env {
+			if v, ok := c.Options.Env[k]; ok {
+				env[k] = v
+			}
+		}
+		all[a.Name] = env
+	}
+	return all
+}
+
 var shellName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // exports is env as lines for a shell. Names that a shell cannot hold are left out; templates and

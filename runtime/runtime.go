@@ -260,11 +260,8 @@ func (c *Cluster) KubeVersion() string {
 	if !ok && len(c.Image.Platforms) > 0 {
 		r = c.Image.Platforms[c.Image.platforms()[0]]
 	}
-	if r.Metadata.Version != "" {
-		return r.Metadata.Version
-	}
-	if r.Metadata.KubeVersion != "" {
-		return r.Metadata.KubeVersion
+	if v := r.Metadata.KubernetesVersion(); v != "" {
+		return v
 	}
 	return r.Labels[clusterimage.LabelKubeVersion]
 }

@@ -1,7 +1,6 @@
 package kubernetes
 
 import (
-	"bytes"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -10,10 +9,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"text/template"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/clusterimage/keg/basefs"
 	"github.com/clusterimage/keg/runtime"
 	"github.com/clusterimage/keg/runtime/node"
 )
@@ -46,15 +45,11 @@ func render(t *testing.T, name string, env map[string]string) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tmpl, err := template.New(name).Option("missingkey=error").Funcs(template.FuncMap{"quote": func(s string) string { return fmt.Sprintf("%q", s) }}).Parse(string(text))
+	out, err := basefs.RenderText(name, string(text), env)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out bytes.Buffer
-	if err := tmpl.Execute(&out, env); err != nil {
-		t.Fatal(err)
-	}
-	return out.Bytes()
+	return out
 }
 
 // scene is a cluster with facts as a run would find them.

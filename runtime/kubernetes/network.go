@@ -46,7 +46,7 @@ func (d Driver) Network(c *runtime.Cluster) []runtime.Batch {
 		batch = append(batch, n.On("configure the pod network", func(ctx context.Context, _ writer) error {
 			env := c.Env(n)
 			env["NODE_POD_CIDR"] = parts[n.Name].PodCIDR
-			if err := n.Host.Render(ctx, node.RenderRequest{Env: env}); err != nil {
+			if err := n.Host.Render(ctx, node.RenderRequest{Env: env, Apps: c.AppEnv()}); err != nil {
 				return err
 			}
 			r, err := n.Host.Install(ctx, node.InstallRequest{Items: []node.InstallItem{{From: conflist, To: "/" + conflist, Mode: 0o644}}})
