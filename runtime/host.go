@@ -16,7 +16,6 @@ type Host interface {
 	Facts(ctx context.Context, r node.FactsRequest) (node.Facts, error)
 	SetState(ctx context.Context, s node.HostState) error
 	Missing(ctx context.Context, blobs []digest.Digest) ([]digest.Digest, error)
-	// Receive sends blobs; send is called with each in turn.
 	Receive(ctx context.Context, blobs []Blob) error
 	Unpack(ctx context.Context, r node.UnpackRequest) error
 	Render(ctx context.Context, r node.RenderRequest) error
@@ -31,8 +30,8 @@ type Host interface {
 	Forget(ctx context.Context) error
 }
 
-// Blob is a blob to send.
-type Blob = node.Blob
-
-// File is a small file to put on a host, perhaps a secret one.
-type File = node.File
+// Blob and File are what the client sends.
+type (
+	Blob = node.Blob
+	File = node.File
+)
