@@ -106,16 +106,17 @@ func (a *assembly) appSource(ctx context.Context, l *layer, root, src string) er
 			}
 			want = digest.NewDigestFromEncoded(digest.SHA256, hex)
 		}
+		base := urlFile(link)
+		if base == "" {
+			return fmt.Errorf("%s has no file name", src)
+		}
 		f, err := a.downloads.get(ctx, link, want)
 		if err != nil {
 			return err
 		}
-		if f.name == "." || f.name == "/" {
-			return fmt.Errorf("%s has no file name", src)
-		}
 		e := downloaded(f)
 		e.Mode = 0o644
-		return a.appFile(ctx, k, e, src, f.name, root)
+		return a.appFile(ctx, k, e, src, base, root)
 	}
 	list, err := a.context.find(ctx, strings.TrimPrefix(src, "local://"))
 	if err != nil {

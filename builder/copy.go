@@ -350,18 +350,19 @@ func (k *copier) extract(ctx context.Context, arch *tarball, members []member, d
 
 // url downloads one source.
 func (k *copier) url(ctx context.Context, src string, want digest.Digest, dst string, isDir, unpack bool) error {
+	base := urlFile(src)
+	if isDir && !unpack && base == "" {
+		return fmt.Errorf("%s has no file name: give the destination one", src)
+	}
 	f, err := k.a.downloads.get(ctx, src, want)
 	if err != nil {
 		return err
 	}
-	if isDir && (f.name == "." || f.name == "/") {
-		return fmt.Errorf("%s has no file name: give the destination one", src)
-	}
 	e := downloaded(f)
 	if unpack {
-		return k.putOrExtract(ctx, e, src, f.name, dst, isDir)
+		return k.putOrExtract(ctx, e, src, base, dst, isDir)
 	}
-	return k.put(e, f.name, dst, isDir)
+	return k.put(e, base, dst, isDir)
 }
 
 // downloaded is a fetched file as an entry. It has mode 0600, as in Docker.

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -123,7 +124,6 @@ type downloads struct {
 
 // fetched is a downloaded file.
 type fetched struct {
-	name string // the last element of the URL's path
 	path string // where it lies
 	size int64
 	sum  digest.Digest
@@ -135,7 +135,7 @@ func (d downloads) get(ctx context.Context, rawURL string, want digest.Digest) (
 	if err != nil {
 		return fetched{}, fmt.Errorf("reading URL: %w", err)
 	}
-	f := fetched{name: path.Base(u.Path), sum: want}
+	f := fetched{sum: want}
 	if want != "" {
 		if err := want.Validate(); err != nil || want.Algorithm() != digest.SHA256 {
 			return fetched{}, fmt.Errorf("checksum %q: it must be sha256: and 64 hexadecimal digits", want)
@@ -178,6 +178,15 @@ func (d downloads) get(ctx context.Context, rawURL string, want digest.Digest) (
 		return fetched{}, fmt.Errorf("downloading %s: %w", rawURL, err)
 	}
 	return f, nil
+}
+
+// urlFile is the last element of a URL's path, or "".
+func urlFile(rawURL string) string {
+	u, err := url.Parse(rawURL)
+	if err != nil || strings.HasSuffix(u.Path, "/") || u.Path == "" {
+		return ""
+	}
+	return path.Base(u.Path)
 }
 
 func loopback(host string) bool {

@@ -169,7 +169,7 @@ func (a *assembly) embedded(ctx context.Context) ([]clusterimage.Embedded, error
 	bare := map[string]clusterimage.Embedded{} // of registry trees, which know no registry's name, by path
 	for _, p := range packed {
 		all[p.Name], fromArchive[p.Name] = p.Embedded, true
-		if p.bare {
+		if p.bare && strings.HasPrefix(p.Name, "docker.io/") {
 			bare[barePath(p.Name)] = p.Embedded
 		}
 	}
