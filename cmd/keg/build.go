@@ -1,0 +1,221 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/spf13/cobra"
+
+	"github.com/clusterimage/keg/builder"
+	"github.com/clusterimage/keg/builder/pack"
+	"github.com/clusterimage/keg/kubefile"
+)
+
+type buildFlags struct {
+	file         string
+	tags         []string
+	args         []string
+	platforms    []string
+	labels       []string
+	compression  string
+	noCache      bool
+	pull         bool
+	keepArchives bool
+	quiet        bool
+}
+
+func newBuildCommand(a *app) *cobra.Command {
+	var flags buildFlags
+	var out output
+	c := &cobra.Command{
+		Use:   "build [flags] PATH",
+		Short: "Build a cluster image from a Kubefile and a directory",
+		Long: `Build a cluster image: read the Kubefile in PATH (or the one given by -f), pack the files
+it copies, pull the container images it embeds, and name the result. Files are packed as they are
+read, without a daemon and without root.`,
+		Example: `  keg build -t reg.example.com/shop:v1 .
+  keg build -t shop:v1 -f deploy/Kubefile --build-arg VERSION=1.2 .
+  keg build -t shop:v1 --platform linux/amd64,linux/arm64 .`,
+		Args: exactArgs(1, "the directory of the build context"),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.build(c, args[0], flags, out)
+		},
+	}
+	f := c.Flags()
+	f.StringVarP(&flags.file, "file", "f", "", "the Kubefile (default PATH/Kubefile; - reads standard input)")
+	f.StringArrayVarP(&flags.tags, "tag", "t", nil, "name of the image; may be given several times")
+	f.StringArrayVar(&flags.args, "build-arg", nil, "value of an ARG, K=V; K alone takes the value from the environment")
+	f.StringSliceVar(&flags.platforms, "platform", nil, "platforms to build for (default: linux on this machine's architecture)")
+	f.StringArrayVar(&flags.labels, "label", nil, "label of the image, K=V")
+	f.StringVar(&flags.compression, "compression", string(pack.Zstd), "of layers: zstd or gzip (for old readers)")
+	f.BoolVar(&flags.noCache, "no-cache", false, "pack every layer anew")
+	f.BoolVar(&flags.pull, "pull", false, "ask registries for newer base images")
+	f.BoolVar(&flags.keepArchives, "keep-archives", false, "leave image archives in the rootfs as well")
+	f.BoolVarP(&flags.quiet, "quiet", "q", false, "print the digest only")
+	out.register(c)
+	_ = c.RegisterFlagCompletionFunc("compression", cobra.FixedCompletions([]string{"zstd", "gzip"}, cobra.ShellCompDirectiveNoFileComp))
+	return c
+}
+
+func (a *app) build(c *cobra.Command, dir string, flags buildFlags, out output) error {
+	ctx := c.Context()
+	request, err := a.buildRequest(dir, flags)
+	if err != nil {
+		return err
+	}
+	s, err := a.store()
+	if err != nil {
+		return err
+	}
+	show, err := a.display()
+	if err != nil {
+		return err
+	}
+	defer show.close()
+	client, err := a.client(show)
+	if err != nil {
+		return err
+	}
+	b := &builder.Builder{Store: s, Images: client, Progress: show.event}
+	if !a.offline {
+		b.Fetch = builder.HTTP{}
+	}
+	began := time.Now()
+	result, err := b.Build(ctx, request)
+	show.close()
+	if err != nil {
+		return err
+	}
+	for _, unused := range request.File.UnusedBuildArgs(kubefile.Vars{BuildArgs: request.Vars}) {
+		fmt.Fprintf(a.stderr, "keg: warning: build argument %q is not used by any ARG\n", unused)
+	}
+	if flags.quiet {
+		fmt.Fprintln(a.stdout, result.Target.Digest)
+		return nil
+	}
+	v := struct {
+		Digest string   `json:"digest"`
+		Names  []string `json:"names"`
+	}{result.Target.Digest.String(), fullNames(request.Tags)}
+	return out.write(a.stdout, v, func(w io.Writer) {
+		fmt.Fprintf(w, "built %s in %s\n", result.Target.Digest, took(time.Since(began)))
+		for _, n := range v.Names {
+			fmt.Fprintf(w, "tagged %s\n", n)
+		}
+	})
+}
+
+func (a *app) buildRequest(dir string, flags buildFlags) (builder.Request, error) {
+	var none builder.Request
+	if len(flags.tags) == 0 {
+		return none, usageErrorf("a name for the image is missing: -t reg.example.com/shop:v1")
+	}
+	vars := map[string]string{}
+	for _, arg := range flags.args {
+		k, v, ok := strings.Cut(arg, "=")
+		if k == "" {
+			return none, usageErrorf("--build-arg %q is not K=V", arg)
+		}
+		if !ok {
+			if v, ok = a.lookupEnv(k); !ok {
+				continue // as docker does: an ARG of that name keeps its default
+			}
+		}
+		vars[k] = v
+	}
+	labels, err := keyValues("--label", flags.labels)
+	if err != nil {
+		return none, err
+	}
+	compression := pack.Compression(flags.compression)
+	if compression != pack.Zstd && compression != pack.Gzip {
+		return none, usageErrorf("--compression %q is none of zstd, gzip", flags.compression)
+	}
+	epoch, err := a.sourceDateEpoch()
+	if err != nil {
+		return none, err
+	}
+	request := builder.Request{
+		Context:         dir,
+		Vars:            vars,
+		Platforms:       flags.platforms,
+		Compression:     compression,
+		SourceDateEpoch: epoch,
+		Labels:          labels,
+		NoCache:         flags.noCache,
+		Pull:            flags.pull,
+		KeepArchives:    flags.keepArchives,
+	}
+	for _, t := range flags.tags {
+		ref, err := parseTag(t)
+		if err != nil {
+			return none, err
+		}
+		request.Tags = append(request.Tags, ref)
+	}
+	fi, err := os.Stat(dir)
+	if err != nil {
+		return none, fmt.Errorf("opening build context: %w", err)
+	}
+	if !fi.IsDir() {
+		return none, usageErrorf("%s is no directory; the build context is one", dir)
+	}
+	request.File, err = a.readKubefile(dir, flags.file)
+	return request, err
+}
+
+// readKubefile finds the Kubefile in the build context, not in the working directory, unless -f says
+// otherwise.
+func (a *app) readKubefile(dir, file string) (*kubefile.File, error) {
+	if file == "-" {
+		return kubefile.Parse("standard input", a.stdin)
+	}
+	if file == "" {
+		file = filepath.Join(dir, "Kubefile")
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, fmt.Errorf("opening Kubefile: %w", err)
+	}
+	defer f.Close()
+	return kubefile.Parse(file, f)
+}
+
+// sourceDateEpoch is the time of every file in the image, see reproducible-builds.org.
+func (a *app) sourceDateEpoch() (time.Time, error) {
+	text := a.env("SOURCE_DATE_EPOCH")
+	if text == "" {
+		return time.Unix(0, 0).UTC(), nil
+	}
+	seconds, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return time.Time{}, usageErrorf("SOURCE_DATE_EPOCH %q is no number of seconds", text)
+	}
+	return time.Unix(seconds, 0).UTC(), nil
+}
+
+func keyValues(flag string, list []string) (map[string]string, error) {
+	m := map[string]string{}
+	for _, kv := range list {
+		k, v, ok := strings.Cut(kv, "=")
+		if !ok || k == "" {
+			return nil, usageErrorf("%s %q is not K=V", flag, kv)
+		}
+		m[k] = v
+	}
+	return m, nil
+}
+
+func fullNames(refs []name.Reference) []string {
+	var names []string
+	for _, r := range refs {
+		names = append(names, fullName(r))
+	}
+	return names
+}

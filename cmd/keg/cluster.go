@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+
+	"github.com/clusterimage/keg/basefs"
+	"github.com/clusterimage/keg/imagestore"
+	"github.com/clusterimage/keg/imagestore/clusterimage"
+	"github.com/clusterimage/keg/runtime"
+	"github.com/clusterimage/keg/runtime/kubernetes"
+)
+
+// drivers are the runtimes of this build.
+func drivers() []runtime.Driver { return []runtime.Driver{kubernetes.Driver{}} }
+
+// clusterDir is where the record, the journal and the registry's CA of a cluster are kept.
+func (a *app) clusterDir(name string) (string, error) {
+	dir, err := a.dataDir()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "clusters", name), nil
+}
+
+// recorded is the cluster of that name as an earlier run recorded it, ready to be reached again.
+func (a *app) recorded(c *cobra.Command, name string, ssh sshFlags) (*runtime.Cluster, error) {
+	dir, err := a.clusterDir(name)
+	if err != nil {
+		return nil, err
+	}
+	record, err := runtime.LoadRecord(dir)
+	if err != nil {
+		return nil, err
+	}
+	if record == nil {
+		return nil, fmt.Errorf("no cluster %q is recorded in %s", name, filepath.Dir(dir))
+	}
+	if err := ssh.recall(c, record.Login); err != nil {
+		return nil, err
+	}
+	cluster := record.Cluster(dir, drivers())
+	cluster.Agent = newAgent
+	cluster.Connect, err = a.connector(ssh)
+	return cluster, err
+}
+
+// storeContent gives hosts the blobs of the store.
+type storeContent struct{ s *imagestore.Store }
+
+func (c storeContent) Open(ctx context.Context, d digest.Digest) (io.ReadCloser, error) {
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	return c.s.Open(d)
+}
+
+// readImage reads the documents of a cluster image that a run needs.
+func readImage(s *imagestore.Store, t imagestore.Tagged) (*runtime.Image, error) {
+	var index ocispec.Index
+	if err := s.ReadJSON(t.Target.Digest, &index); err != nil {
+		return nil, err
+	}
+	parsed, err := clusterimage.Parse(index)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", t.Name, err)
+	}
+	img := &runtime.Image{
+		Name: t.Name, Target: t.Target, Index: parsed,
+		Platforms: map[string]runtime.Rootfs{}, Documents: map[digest.Digest]ocispec.Manifest{},
+	}
+	for _, d := range parsed.Rootfs {
+		r := runtime.Rootfs{Descriptor: d}
+		if err := s.ReadJSON(d.Digest, &r.Manifest); err != nil {
+			return nil, err
+		}
+		var config ocispec.Image
+		if err := s.ReadJSON(r.Manifest.Config.Digest, &config); err != nil {
+			return nil, err
+		}
+		r.Labels = config.Config.Labels
+		r.Metadata = basefs.Metadata{Version: r.Labels[clusterimage.LabelKubeVersion], Arch: d.Platform.Architecture, Variant: d.Platform.Variant, Runtime: r.Labels[clusterimage.LabelRuntime]}
+		img.Platforms[clusterimage.PlatformString(d.Platform)] = r
+	}
+	if img.Spec, err = clusterimage.ParseSpec(img.Platforms[clusterimage.PlatformString(parsed.Rootfs[0].Platform)].Labels); err != nil {
+		return nil, fmt.Errorf("%s: %w", t.Name, err)
+	}
+	for _, e := range parsed.Embedded {
+		if err := addDocument(s, img, e.Manifest); err != nil {
+			return nil, err
+		}
+	}
+	for _, d := range parsed.Refs {
+		if err := addDocument(s, img, d); err != nil {
+			return nil, err
+		}
+	}
+	return img, nil
+}
+
+func addDocument(s *imagestore.Store, img *runtime.Image, d ocispec.Descriptor) error {
+	var m ocispec.Manifest
+	if err := s.ReadJSON(d.Digest, &m); err != nil {
+		return err
+	}
+	img.Documents[d.Digest] = m
+	return nil
+}
+
+// chooseDriver picks the runtime that all platforms of the image agree on.
+func chooseDriver(img *runtime.Image) (runtime.Driver, error) {
+	var chosen runtime.Driver
+	for platform, r := range img.Platforms {
+		d, err := runtime.Choose(drivers(), r.Metadata, r.Labels[clusterimage.LabelRuntime])
+		if err != nil {
+			var unknown *runtime.UnknownRuntimeError
+			if errors.As(err, &unknown) && unknown.Name == "" {
+				return nil, fmt.Errorf("%s is an app image, without a runtime: it needs a cluster that is there: %w", img.Name, err)
+			}
+			return nil, fmt.Errorf("%s (%s): %w", img.Name, platform, err)
+		}
+		if chosen != nil && chosen.Name() != d.Name() {
+			return nil, fmt.Errorf("%s: its platforms are for different runtimes, %s and %s", img.Name, chosen.Name(), d.Name())
+		}
+		chosen = d
+	}
+	return chosen, nil
+}

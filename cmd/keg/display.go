@@ -1,0 +1,190 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+	"golang.org/x/term"
+
+	"github.com/clusterimage/keg/internal/progress"
+)
+
+// display shows progress on stderr: bars on a terminal, lines in a log, or JSON, one event a line.
+type display struct {
+	event progress.Func
+	close func()
+}
+
+// display makes the one that --progress asks for. The caller closes it before printing results.
+func (a *app) display() (*display, error) {
+	mode := a.progress
+	if mode == "auto" {
+		mode = "plain"
+		f, ok := a.stderr.(*os.File)
+		if ok && term.IsTerminal(int(f.Fd())) && a.env("CI") == "" && a.env("TERM") != "dumb" {
+			mode = "tty"
+		}
+	}
+	switch mode {
+	case "none":
+		return &display{close: func() {}}, nil
+	case "plain":
+		p := &plainDisplay{w: a.stderr, seen: map[string]*plainItem{}}
+		return &display{event: p.event, close: func() {}}, nil
+	case "json":
+		j := &jsonDisplay{enc: json.NewEncoder(a.stderr)}
+		return &display{event: j.event, close: func() {}}, nil
+	case "tty":
+		t := newTTYDisplay(a.stderr)
+		return &display{event: t.event, close: t.close}, nil
+	}
+	return nil, usageErrorf("--progress %q is none of auto, tty, plain, json, none", a.progress)
+}
+
+// plainDisplay prints a line when a piece of work begins without a known size, when it ends, and one
+// every ten seconds of long ones.
+type plainDisplay struct {
+	mu   sync.Mutex
+	w    io.Writer
+	seen map[string]*plainItem
+}
+
+type plainItem struct {
+	name        string
+	began, told time.Time
+}
+
+func (p *plainDisplay) event(e progress.Event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	item := p.seen[e.ID]
+	if item == nil {
+		item = &plainItem{name: e.Name, began: now, told: now}
+		p.seen[e.ID] = item
+		if e.Total == 0 && !e.End && len(e.Log) == 0 {
+			fmt.Fprintln(p.w, e.Name)
+		}
+	}
+	if e.Name != "" {
+		item.name = e.Name
+	}
+	for line := range bytes.Lines(e.Log) {
+		fmt.Fprintf(p.w, "  %s\n", bytes.TrimRight(line, "\r\n"))
+	}
+	switch {
+	case e.End && e.Err != nil:
+		fmt.Fprintf(p.w, "%s: failed after %s\n", item.name, took(now.Sub(item.began)))
+		delete(p.seen, e.ID)
+	case e.End:
+		fmt.Fprintf(p.w, "%s: done%s in %s\n", item.name, amount(e.Done), took(now.Sub(item.began)))
+		delete(p.seen, e.ID)
+	case now.Sub(item.told) >= 10*time.Second && len(e.Log) == 0:
+		item.told = now
+		fmt.Fprintf(p.w, "%s:%s of%s\n", item.name, amount(e.Done), amount(e.Total))
+	}
+}
+
+func amount(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return " " + size(n)
+}
+
+type jsonDisplay struct {
+	mu  sync.Mutex
+	enc *json.Encoder
+}
+
+func (j *jsonDisplay) event(e progress.Event) {
+	line := struct {
+		Time  time.Time `json:"time"`
+		ID    string    `json:"id"`
+		Name  string    `json:"name,omitempty"`
+		Done  int64     `json:"done,omitempty"`
+		Total int64     `json:"total,omitempty"`
+		Log   string    `json:"log,omitempty"`
+		Error string    `json:"error,omitempty"`
+		End   bool      `json:"end,omitempty"`
+	}{time.Now().UTC(), e.ID, e.Name, e.Done, e.Total, string(e.Log), "", e.End}
+	if e.Err != nil {
+		line.Error = e.Err.Error()
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	_ = j.enc.Encode(line) // a display that cannot write must not stop the work
+}
+
+// ttyDisplay draws a bar for work of known size and a line for the rest.
+type ttyDisplay struct {
+	mu   sync.Mutex
+	p    *mpb.Progress
+	bars map[string]*mpb.Bar
+}
+
+func newTTYDisplay(w io.Writer) *ttyDisplay {
+	return &ttyDisplay{p: mpb.New(mpb.WithOutput(w), mpb.WithWidth(40), mpb.WithAutoRefresh()), bars: map[string]*mpb.Bar{}}
+}
+
+func (t *ttyDisplay) event(e progress.Event) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	bar := t.bars[e.ID]
+	if bar == nil {
+		bar = t.add(e)
+		t.bars[e.ID] = bar
+	}
+	for line := range bytes.Lines(e.Log) {
+		fmt.Fprintf(t.p, "  %s\n", bytes.TrimRight(line, "\r\n"))
+	}
+	if e.Total > 0 {
+		bar.SetTotal(e.Total, false)
+	}
+	if e.Done > 0 {
+		bar.SetCurrent(e.Done)
+	}
+	if !e.End {
+		return
+	}
+	delete(t.bars, e.ID)
+	if e.Err != nil {
+		bar.Abort(false)
+		return
+	}
+	bar.SetTotal(-1, true)
+}
+
+func (t *ttyDisplay) add(e progress.Event) *mpb.Bar {
+	began := time.Now()
+	name := decor.Name(e.Name, decor.WC{C: decor.DindentRight | decor.DextraSpace})
+	elapsed := decor.OnAbort(decor.OnComplete(decor.Elapsed(decor.ET_STYLE_GO, decor.WC{}), ""), "failed")
+	finished := decor.OnCompleteMeta(decor.Any(func(s decor.Statistics) string {
+		if s.Completed {
+			return "done in " + took(time.Since(began))
+		}
+		return ""
+	}), func(s string) string { return s })
+	if e.Total == 0 {
+		return t.p.New(0, mpb.SpinnerStyle(), mpb.PrependDecorators(name), mpb.AppendDecorators(elapsed, finished), mpb.BarFillerClearOnComplete())
+	}
+	counters := decor.OnComplete(decor.CountersKiloByte("% .1f / % .1f"), "")
+	return t.p.AddBar(e.Total, mpb.PrependDecorators(name), mpb.AppendDecorators(counters, finished), mpb.BarFillerClearOnComplete())
+}
+
+func (t *ttyDisplay) close() {
+	t.mu.Lock()
+	for _, bar := range t.bars {
+		bar.Abort(true)
+	}
+	t.bars = map[string]*mpb.Bar{}
+	t.mu.Unlock()
+	t.p.Wait()
+}

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"syscall"
+
+	"github.com/clusterimage/keg/imagestore"
+	"github.com/clusterimage/keg/imagestore/transfer"
+	"github.com/clusterimage/keg/runtime"
+	"github.com/clusterimage/keg/runtime/remote"
+)
+
+// Exit codes.
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitRefused     = 3
+	exitInterrupted = 130
+)
+
+// errNotWell is what keg status ends with after it has printed what is wrong.
+var errNotWell = errors.New("the cluster is not well")
+
+// refusedError is a check or policy that says no: exit code 3.
+type refusedError struct{ text string }
+
+func (e *refusedError) Error() string { return e.text }
+
+func exitCode(err error) int {
+	var (
+		usage     *usageError
+		refused   *refusedError
+		preflight *runtime.PreflightError
+	)
+	switch {
+	case errors.As(err, &usage), isUnknownCommand(err):
+		return exitUsage
+	case errors.As(err, &refused), errors.As(err, &preflight):
+		return exitRefused
+	}
+	return exitFailed
+}
+
+// writeError prints one error and, where there is one, what to do about it.
+func writeError(w io.Writer, err error) {
+	fmt.Fprintf(w, "keg: %s\n", err)
+	if h := hint(err); h != "" {
+		fmt.Fprintf(w, "hint: %s\n", h)
+	}
+}
+
+// hint is the cure for an error that has one. Errors of a Kubefile and findings bring their own.
+func hint(err error) string {
+	var (
+		platform    *transfer.PlatformError
+		hostKey     *remote.HostKeyError
+		auth        *remote.AuthError
+		sudo        *remote.SudoError
+		unavailable *runtime.UnavailableRuntimeError
+	)
+	switch {
+	case errors.As(err, &hostKey) && hostKey.Known != "":
+		return fmt.Sprintf("if the host was installed anew, remove line %d of %s; if not, somebody may be in between", hostKey.Line, hostKey.File)
+	case errors.As(err, &hostKey):
+		return "check the key and add it with ssh-keyscan, or trust hosts seen for the first time with --host-key-policy accept-new"
+	case errors.As(err, &auth):
+		return "give a key with --pk, a password with --passwd-file or KEG_SSH_PASSWORD, or another user with --user"
+	case errors.As(err, &sudo):
+		return "log in as root, or let the user run sudo without a password, or give its password with --passwd-file"
+	case errors.Is(err, remote.ErrPassphrase):
+		return "load the key into an agent with ssh-add, or run keg on a terminal, where it asks"
+	case errors.Is(err, remote.ErrUnreachable):
+		return "check the address and --port, that sshd runs there, and that no firewall is in between"
+	case errors.Is(err, transfer.ErrOffline):
+		return "without --offline, keg would ask the registry"
+	case errors.Is(err, transfer.ErrUnauthorized):
+		return "keg login REGISTRY, or ask for access to the repository"
+	case errors.Is(err, transfer.ErrPlainHTTP):
+		return "if the registry is meant to speak plain HTTP, name it: --insecure HOST:PORT"
+	case errors.As(err, &platform):
+		return "build for a platform that the image has, or name another image"
+	case errors.Is(err, transfer.ErrUnreachable):
+		return "check the name of the registry and the network; --insecure HOST:PORT allows plain HTTP"
+	case errors.Is(err, transfer.ErrNotFound):
+		return "check the name and the tag"
+	case errors.Is(err, imagestore.ErrNotFound):
+		return "keg images lists what is there; keg pull and keg load bring more"
+	case errors.Is(err, imagestore.ErrAmbiguous):
+		return "give more digits"
+	case errors.Is(err, syscall.ENOSPC):
+		return "make room on that disk (keg prune removes what no image needs) and run the same command again"
+	case errors.Is(err, errNoTerminal):
+		return "give the password with --passwd-file, --password-stdin or KEG_SSH_PASSWORD"
+	case errors.As(err, &unavailable):
+		return "use a keg that has the driver, or another base image"
+	}
+	return ""
+}

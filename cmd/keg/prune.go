@@ -1,0 +1,37 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/clusterimage/keg/imagestore"
+)
+
+func newPruneCommand(a *app) *cobra.Command {
+	var out output
+	c := &cobra.Command{
+		Use:   "prune",
+		Short: "Remove what no image in the store needs",
+		Long: `Remove blobs that no name reaches and the remains of interrupted work.
+What a running keg is writing is left alone: prune waits for it.`,
+		Example: `  keg prune`,
+		Args:    noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := a.store()
+			if err != nil {
+				return err
+			}
+			result, err := s.Prune(c.Context(), imagestore.PruneOptions{})
+			if err != nil {
+				return err
+			}
+			return out.write(a.stdout, result, func(w io.Writer) {
+				fmt.Fprintf(w, "removed: %d blobs, %s\n", result.Blobs, size(result.Bytes))
+			})
+		},
+	}
+	out.register(c)
+	return c
+}

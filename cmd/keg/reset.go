@@ -1,0 +1,84 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/clusterimage/keg/runtime"
+)
+
+func newResetCommand(a *app) *cobra.Command {
+	var ssh sshFlags
+	var out output
+	var name string
+	var yes bool
+	c := &cobra.Command{
+		Use:   "reset",
+		Short: "Take a cluster off its hosts and put them back as they were",
+		Long: `Take a cluster off its hosts: everything that keg changed on them is put back, and what could not
+be is listed. All data in the cluster is lost.`,
+		Example: `  keg reset --name shop
+  keg reset --name shop --yes -o json`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cluster, err := a.recorded(c, name, ssh)
+			if err != nil {
+				return err
+			}
+			if !yes {
+				if err := a.confirm(cluster); err != nil {
+					return err
+				}
+			}
+			show, err := a.display()
+			if err != nil {
+				return err
+			}
+			defer show.close()
+			cluster.Options.Progress = show.event
+			report, err := runtime.Reset(c.Context(), cluster)
+			show.close()
+			printErr := out.write(a.stdout, report, func(w io.Writer) { writeResetReport(w, report) })
+			if err != nil {
+				return err
+			}
+			return printErr
+		},
+	}
+	c.Flags().StringVar(&name, "name", "default", "name of the cluster")
+	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	ssh.register(c)
+	out.register(c)
+	_ = c.RegisterFlagCompletionFunc("name", a.completeClusters)
+	return c
+}
+
+// confirm asks for the cluster's name, since all its data goes.
+func (a *app) confirm(cluster *runtime.Cluster) error {
+	var hosts []string
+	for _, n := range cluster.Nodes {
+		hosts = append(hosts, n.Address.String())
+	}
+	fmt.Fprintf(a.stderr, "This takes cluster %s off %s. All its data is lost.\n", cluster.Name, strings.Join(hosts, ", "))
+	answer, err := a.ask("Type the name of the cluster to go on: ")
+	if err != nil {
+		return usageErrorf("resetting asks first, and there is no terminal: give --yes")
+	}
+	if answer != cluster.Name {
+		return &refusedError{"not confirmed: nothing was done"}
+	}
+	return nil
+}
+
+func writeResetReport(w io.Writer, report runtime.ResetReport) {
+	for _, h := range report.Hosts {
+		if h.Error != "" {
+			fmt.Fprintf(w, "%s: not done: %s\n", h.Host, h.Error)
+			continue
+		}
+		fmt.Fprintf(w, "%s: %d changes put back, nothing left\n", h.Host, h.Restored)
+	}
+}

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/clusterimage/keg/imagestore"
+)
+
+func newRmiCommand(a *app) *cobra.Command {
+	var keep bool
+	c := &cobra.Command{
+		Use:   "rmi IMAGE...",
+		Short: "Remove images from the store",
+		Long: `Remove images from the store, and the blobs that no other image needs.
+A name takes away that name alone; a digest or a short ID takes away every name of the image.`,
+		Example: `  keg rmi reg.example.com/shop:v1
+  keg rmi 3f2a9c01b7d4`,
+		Args:              minArgs(1, "at least one image"),
+		ValidArgsFunction: a.completeImages(0),
+		RunE: func(c *cobra.Command, args []string) error {
+			s, err := a.store()
+			if err != nil {
+				return err
+			}
+			var names []string
+			for _, arg := range args { // all are found before any is removed
+				found, err := namesOf(s, arg)
+				if err != nil {
+					return err
+				}
+				names = append(names, found...)
+			}
+			for _, n := range names {
+				if err := s.Untag(c.Context(), n); err != nil {
+					return err
+				}
+				fmt.Fprintln(a.stdout, "untagged:", n)
+			}
+			if keep {
+				return nil
+			}
+			result, err := s.Prune(c.Context(), imagestore.PruneOptions{})
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(a.stdout, "removed: %d blobs, %s\n", result.Blobs, size(result.Bytes))
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&keep, "no-prune", false, "keep the blobs; keg prune removes them later")
+	return c
+}
+
+// namesOf lists the names that an argument of rmi takes away.
+func namesOf(s *imagestore.Store, arg string) ([]string, error) {
+	t, err := s.Resolve(arg)
+	if err != nil {
+		return nil, err
+	}
+	if ref, err := imagestore.ParseName(arg); err == nil && imagestore.FullName(ref) == t.Name {
+		return []string{t.Name}, nil
+	}
+	all, err := s.Images()
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, other := range all {
+		if other.Target.Digest == t.Target.Digest {
+			names = append(names, other.Name)
+		}
+	}
+	return names, nil
+}

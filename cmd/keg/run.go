@@ -1,0 +1,236 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/clusterimage/keg/imagestore"
+	"github.com/clusterimage/keg/imagestore/transfer"
+	"github.com/clusterimage/keg/runtime"
+	"github.com/clusterimage/keg/runtime/remote"
+)
+
+type runFlags struct {
+	ssh            sshFlags
+	name           string
+	masters, nodes string
+	env            []string
+	kubeconfig     string
+	dryRun         bool
+	out            output
+}
+
+func newRunCommand(a *app) *cobra.Command {
+	var flags runFlags
+	c := &cobra.Command{
+		Use:   "run IMAGE|FILE",
+		Short: "Make a cluster of hosts from a cluster image",
+		Long: `Make a Kubernetes cluster of bare hosts from a cluster image: one in the store, one in a registry,
+or one in a file that keg save wrote. The hosts need sshd and systemd and no internet. Without --masters
+this machine becomes the cluster.
+
+Hosts are addresses separated by commas, ranges (10.0.0.4-10.0.0.9) and networks (10.0.0.0/29).
+
+The same command after a failure goes on where it stopped. keg reset puts the hosts back.`,
+		Example: `  keg run shop.tar --masters 10.0.0.1 --nodes 10.0.0.4-10.0.0.9
+  keg run reg.example.com/shop:v1 --masters 10.0.0.1 --user admin --passwd-file pw --env POD_CIDR=10.8.0.0/16
+  keg run shop.tar --masters 10.0.0.1 --nodes 10.0.0.4 --dry-run
+  keg run shop.tar`,
+		Args: exactArgs(1, "an image or a file"),
+		ValidArgsFunction: func(c *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			names, _ := a.completeImages(1)(c, args, prefix)
+			return names, cobra.ShellCompDirectiveDefault
+		},
+		RunE: func(c *cobra.Command, args []string) error { return a.runCluster(c, args[0], flags) },
+	}
+	f := c.Flags()
+	f.StringVarP(&flags.masters, "masters", "m", "", "hosts of the control plane")
+	f.StringVarP(&flags.nodes, "nodes", "n", "", "hosts that become workers")
+	f.StringVar(&flags.name, "name", "default", "name of the cluster")
+	f.StringArrayVarP(&flags.env, "env", "e", nil, "value for templates and commands, K=V; overrides the image's")
+	f.StringVar(&flags.kubeconfig, "kubeconfig", "", "where to write the kubeconfig (default ~/.kube/keg-NAME.config)")
+	f.BoolVar(&flags.dryRun, "dry-run", false, "print the plan and connect to no host")
+	flags.ssh.register(c)
+	flags.out.register(c)
+	return c
+}
+
+func (a *app) runCluster(c *cobra.Command, what string, flags runFlags) error {
+	ctx := c.Context()
+	cluster, err := a.newCluster(flags)
+	if err != nil {
+		return err
+	}
+	s, err := a.store()
+	if err != nil {
+		return err
+	}
+	show, err := a.display()
+	if err != nil {
+		return err
+	}
+	defer show.close()
+	release, err := s.Hold(ctx) // nothing of the image may be pruned meanwhile
+	if err != nil {
+		return err
+	}
+	defer release()
+	tagged, err := a.findImage(ctx, s, what, show)
+	if err != nil {
+		return err
+	}
+	if cluster.Image, err = readImage(s, tagged); err != nil {
+		return err
+	}
+	if cluster.Driver, err = chooseDriver(cluster.Image); err != nil {
+		return err
+	}
+	cluster.Content = storeContent{s}
+	cluster.Options.Progress = show.event
+	if flags.dryRun {
+		plan, err := runtime.NewPlan(cluster, runtime.RunPhases())
+		show.close()
+		if err != nil {
+			return err
+		}
+		return flags.out.write(a.stdout, plan, func(w io.Writer) { writePlan(w, plan) })
+	}
+	err = runtime.Run(ctx, cluster, runtime.RunPhases())
+	show.close()
+	if err != nil {
+		return err
+	}
+	v := struct {
+		Cluster    string `json:"cluster"`
+		UID        string `json:"uid"`
+		Kubeconfig string `json:"kubeconfig"`
+	}{cluster.Name, cluster.UID, cluster.Kubeconfig}
+	return flags.out.write(a.stdout, v, func(w io.Writer) {
+		fmt.Fprintf(w, "cluster %s is ready\nexport KUBECONFIG=%s\n", v.Cluster, v.Kubeconfig)
+	})
+}
+
+// clusterName is a name that can be part of file names and of hosts' state.
+var clusterName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
+
+func (a *app) newCluster(flags runFlags) (*runtime.Cluster, error) {
+	if !clusterName.MatchString(flags.name) {
+		return nil, usageErrorf("--name %q: small letters, digits and dashes are allowed, 40 at most", flags.name)
+	}
+	env, err := keyValues("--env", flags.env)
+	if err != nil {
+		return nil, err
+	}
+	nodes, err := parseNodes(flags.masters, flags.nodes)
+	if err != nil {
+		return nil, err
+	}
+	connect, err := a.connector(flags.ssh)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := a.clusterDir(flags.name)
+	if err != nil {
+		return nil, err
+	}
+	kubeconfig := flags.kubeconfig
+	if kubeconfig == "" {
+		kubeconfig = filepath.Join(a.env("HOME"), ".kube", "keg-"+flags.name+".config")
+	}
+	return &runtime.Cluster{
+		Name:       flags.name,
+		Nodes:      nodes,
+		Dir:        dir,
+		Kubeconfig: kubeconfig,
+		Login:      flags.ssh.login(),
+		Connect:    connect,
+		Agent:      newAgent,
+		Options:    runtime.Options{Env: env},
+	}, nil
+}
+
+// parseNodes reads --masters and --nodes. Neither means this machine.
+func parseNodes(masters, workers string) ([]*runtime.Node, error) {
+	if masters == "" && workers == "" {
+		return []*runtime.Node{{Role: runtime.Master}}, nil
+	}
+	if masters == "" {
+		return nil, usageErrorf("--nodes needs --masters: a cluster has at least one control plane")
+	}
+	var nodes []*runtime.Node
+	for _, list := range []struct {
+		flag, hosts string
+		role        runtime.Role
+	}{{"--masters", masters, runtime.Master}, {"--nodes", workers, runtime.Worker}} {
+		if list.hosts == "" {
+			continue
+		}
+		hosts, err := remote.ParseHosts(list.hosts)
+		if err != nil {
+			return nil, usageErrorf("%s: %s", list.flag, err)
+		}
+		for _, h := range hosts {
+			nodes = append(nodes, &runtime.Node{Address: runtime.Address{Host: h.Name, Port: h.Port}, Role: list.role})
+		}
+	}
+	return nodes, nil
+}
+
+// findImage finds what is to run: a file, an image in the store, or one in a registry.
+func (a *app) findImage(ctx context.Context, s *imagestore.Store, what string, show *display) (imagestore.Tagged, error) {
+	if fi, err := os.Stat(what); err == nil && fi.Mode().IsRegular() {
+		loaded, err := a.load(ctx, s, what, show)
+		if err != nil {
+			return imagestore.Tagged{}, err
+		}
+		if len(loaded) != 1 {
+			var names []string
+			for _, t := range loaded {
+				names = append(names, t.Name)
+			}
+			return imagestore.Tagged{}, usageErrorf("%s holds %d images; all are loaded, name the one to run: %s", what, len(loaded), strings.Join(names, ", "))
+		}
+		return loaded[0], nil
+	}
+	t, err := s.Resolve(what)
+	if err == nil {
+		return t, nil
+	}
+	ref, parseErr := parseName(what)
+	if parseErr != nil {
+		return imagestore.Tagged{}, fmt.Errorf("%w; there is no such file either", err)
+	}
+	client, err := a.client(show)
+	if err != nil {
+		return imagestore.Tagged{}, err
+	}
+	target, err := pullAndTag(ctx, s, client, ref, transfer.PullOptions{})
+	if err != nil {
+		return imagestore.Tagged{}, fmt.Errorf("%q is no file and not in the store: %w", what, err)
+	}
+	return imagestore.Tagged{Name: fullName(ref), Target: target}, nil
+}
+
+func writePlan(w io.Writer, p runtime.Plan) {
+	fmt.Fprintf(w, "plan for cluster %s (%s) from %s\n", p.Cluster, p.Runtime, p.Image)
+	for _, n := range p.Nodes {
+		fmt.Fprintf(w, "  %s %s\n", n.Role, n.Host)
+	}
+	for _, phase := range p.Phases {
+		fmt.Fprintf(w, "%s\n", phase.Title)
+		for _, step := range phase.Steps {
+			host := step.Host
+			if host == "" {
+				host = "here"
+			}
+			fmt.Fprintf(w, "  %s: %s\n", host, step.Text)
+		}
+	}
+}
