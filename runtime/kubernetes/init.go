@@ -49,7 +49,7 @@ func (d Driver) Init(c *runtime.Cluster) []runtime.Batch {
 			if err := first.Host.Units(ctx, node.UnitRequest{Units: []string{"kubelet.service"}, EnableOnly: true}); err != nil {
 				return err
 			}
-			if err := removeSecrets(ctx, first); err != nil {
+			if err := clearWay(ctx, first); err != nil {
 				return err
 			}
 			paths, err := existing(ctx, first.Runner, traces...)
@@ -109,7 +109,29 @@ func deleteToken(ctx context.Context, c *runtime.Cluster, t token) error {
 	return err
 }
 
-// removeSecrets removes files of a run that was killed.
-func removeSecrets(ctx context.Context, n *runtime.Node) error {
+// endProgram ends the processes of a program by its path, since nothing else tells them surely.
+const endProgram = `
+for signal in TERM KILL; do
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    pids=
+    for p in /proc/[0-9]*; do
+      case "$(readlink "$p/exe" 2>/dev/null)" in
+      "$1"|"$1 (deleted)") pids="$pids ${p#/proc/}" ;;
+      esac
+    done
+    [ -n "$pids" ] || exit 0
+    kill -$signal $pids 2>/dev/null
+    sleep 1
+  done
+done
+echo "$1 does not end" >&2
+exit 1
+`
+
+// clearWay ends a kubeadm that still runs for a keg that was killed, and removes its secret files.
+func clearWay(ctx context.Context, n *runtime.Node) error {
+	if err := n.Runner.Run(ctx, remote.Cmd{Args: []string{"/bin/sh", "-c", endProgram, "sh", binDir + "/kubeadm"}}); err != nil {
+		return err
+	}
 	return n.Runner.Run(ctx, remote.Cmd{Args: []string{"rm", "-rf", secretDir}})
 }

@@ -105,7 +105,7 @@ func (j *join) end(ctx context.Context, c *runtime.Cluster) error {
 }
 
 func (j *join) worker(ctx context.Context, c *runtime.Cluster, n *runtime.Node, out writer) error {
-	if err := removeSecrets(ctx, n); err != nil {
+	if err := clearWay(ctx, n); err != nil {
 		return err
 	}
 	paths, err := existing(ctx, n.Runner, traces...)

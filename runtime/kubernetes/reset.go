@@ -66,7 +66,7 @@ func (Driver) Reset(_ *runtime.Cluster, n *runtime.Node) []runtime.Step {
 			return nil
 		})),
 		n.On("stop pods, kubelet and containerd", ours(func(ctx context.Context, _ writer) error {
-			return n.Runner.Run(ctx, remote.Cmd{Args: []string{"/bin/sh", "-c", stopPods + "\n"}})
+			return n.Runner.Run(ctx, remote.Cmd{Args: []string{"/bin/sh", "-c", stopPods}})
 		})),
 	}
 }
