@@ -68,7 +68,8 @@ type EmbeddedSummary struct {
 	Name     string        `json:"name"`
 	Platform string        `json:"platform"`
 	Digest   digest.Digest `json:"digest"` // of its manifest
-	// Size of its manifest, config and layers in bytes. Images share blobs, so sizes don't add up.
+	// Size of its manifest, config and layers in bytes; 0 if it is not in the store, such as that of a
+	// platform that was not pulled. Images share blobs, so sizes don't add up.
 	Size int64 `json:"size"`
 }
 
@@ -124,7 +125,7 @@ func (s *Store) Inspect(ctx context.Context, t Tagged) (Summary, error) {
 	}
 	for _, e := range img.Embedded {
 		es := EmbeddedSummary{Name: e.Name, Platform: e.Platform, Digest: e.Manifest.Digest}
-		if es.Size, err = s.imageSize(e.Manifest); err != nil {
+		if es.Size, err = s.imageSize(e.Manifest); err != nil && !errors.Is(err, ErrNotFound) {
 			return fail(err)
 		}
 		sum.Images = append(sum.Images, es)
