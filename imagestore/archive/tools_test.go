@@ -140,3 +140,12 @@ func TestPodman(t *testing.T) {
 		}
 	}
 }
+
+func readFile(t *testing.T, s *imagestore.Store, name string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(s.Dir(), name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}

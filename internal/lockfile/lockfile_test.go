@@ -22,12 +22,14 @@ func TestMain(m *testing.M) {
 	if path == "" {
 		os.Exit(m.Run())
 	}
-	if _, err := lockfile.Acquire(context.Background(), path, lockfile.Exclusive, nil); err != nil {
+	release, err := lockfile.Acquire(context.Background(), path, lockfile.Exclusive, nil)
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	fmt.Println("locked")
-	select {}
+	time.Sleep(time.Minute)
+	release()
 }
 
 func try(t *testing.T, path string, mode lockfile.Mode) (release func(), ok bool) {
