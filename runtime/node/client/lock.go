@@ -1,0 +1,107 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/clusterimage/keg/runtime/node"
+)
+
+// jsonText is an answer that is read later.
+type jsonText []byte
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (t *jsonText) UnmarshalJSON(data []byte) error {
+	*t = bytes.Clone(data)
+	return nil
+}
+
+func (t jsonText) into(v any) error {
+	if err := json.Unmarshal(t, v); err != nil {
+		return fmt.Errorf("reading the answer of keg-node: %w", err)
+	}
+	return nil
+}
+
+// Lock takes the lock of the host and holds it until release is called, ctx ends or the connection
+// breaks; release says if it was lost before. Where somebody else holds it the error is of
+// node.KindBusy and says who.
+func (c *Client) Lock(ctx context.Context, r node.LockRequest) (release func() error, err error) {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("encoding request: %w", err)
+	}
+	in, hold := io.Pipe()
+	ctx, cancel := context.WithCancel(ctx)
+	out := &lockOutput{held: make(chan struct{})}
+	ended := make(chan error, 1)
+	go func() {
+		err := c.run(ctx, node.VerbLock, in, out)
+		_ = in.CloseWithError(errEnded)
+		ended <- err
+	}()
+	go func() { _, _ = hold.Write(append(data, '\n')) }()
+	stop := func() {
+		_ = hold.Close()
+		cancel()
+	}
+	select {
+	case <-out.held:
+	case err := <-ended:
+		stop()
+		if err == nil {
+			err = fmt.Errorf("%slocking: keg-node ended too early", c.prefix())
+		}
+		return nil, c.failure(node.VerbLock, err, out.bytes())
+	case <-ctx.Done():
+		stop()
+		<-ended
+		return nil, context.Cause(ctx)
+	}
+	return sync.OnceValue(func() error {
+		defer cancel()
+		select {
+		case err := <-ended:
+			_ = hold.Close()
+			return fmt.Errorf("%sthe lock was lost: %w", c.prefix(), c.failure(node.VerbLock, orEnded(err), out.bytes()))
+		default:
+		}
+		_ = hold.Close()
+		return <-ended
+	}), nil
+}
+
+func orEnded(err error) error {
+	if err == nil {
+		return errEnded
+	}
+	return err
+}
+
+// lockOutput waits for the line that says that the lock is held.
+type lockOutput struct {
+	mu   sync.Mutex
+	buf  limited
+	once sync.Once
+	held chan struct{}
+}
+
+func (o *lockOutput) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n, err := o.buf.Write(p)
+	if bytes.HasPrefix(o.buf.buf.Bytes(), []byte(node.Locked+"\n")) {
+		o.once.Do(func() { close(o.held) })
+	}
+	return n, err
+}
+
+func (o *lockOutput) bytes() []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return bytes.Clone(o.buf.buf.Bytes())
+}

@@ -1,0 +1,84 @@
+package host
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/clusterimage/keg/internal/lockfile"
+	"github.com/clusterimage/keg/runtime/node"
+)
+
+// Lock takes the lock of the host, says so on out, and holds it until in ends or ctx does. Where
+// somebody else holds it, the error is of KindBusy and says who.
+func (h *Host) Lock(ctx context.Context, in io.Reader, out io.Writer) error {
+	lines := bufio.NewReader(io.LimitReader(in, 64<<10))
+	line, err := lines.ReadBytes('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("reading request: %w", err)
+	}
+	var req node.LockRequest
+	if err := decode(strings.NewReader(string(line)), &req); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(h.path(node.LockFile)), 0o755); err != nil {
+		return fmt.Errorf("locking: %w", err)
+	}
+	release, err := h.tryLock(ctx, time.Duration(req.WaitSeconds)*time.Second)
+	if err != nil {
+		return err
+	}
+	defer release()
+	// Written in place: a rename would take the locked inode away.
+	holder, err := json.Marshal(holder{Owner: req.Owner, Since: time.Now().UTC().Truncate(time.Second)})
+	if err != nil {
+		return fmt.Errorf("locking: %w", err)
+	}
+	if err := os.WriteFile(h.path(node.LockFile), append(holder, '\n'), 0o644); err != nil {
+		return fmt.Errorf("locking: %w", err)
+	}
+	if _, err := fmt.Fprintln(out, node.Locked); err != nil {
+		return fmt.Errorf("locking: %w", err)
+	}
+	ended := make(chan struct{})
+	go func() { // ends with its stdin, or with the process
+		defer close(ended)
+		_, _ = io.Copy(io.Discard, in)
+	}()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+	}
+	return nil
+}
+
+// holder is the content of LockFile.
+type holder struct {
+	Owner string    `json:"owner"`
+	Since time.Time `json:"since"`
+}
+
+func (h *Host) tryLock(ctx context.Context, wait time.Duration) (func(), error) {
+	busy := errors.New("held by somebody else")
+	waiting, cancel := context.WithTimeoutCause(ctx, wait, busy)
+	defer cancel()
+	release, err := lockfile.Acquire(waiting, h.path(node.LockFile), lockfile.Exclusive, nil)
+	if err == nil || !errors.Is(err, busy) {
+		return release, err
+	}
+	var who holder
+	data, _ := os.ReadFile(h.path(node.LockFile))
+	if json.Unmarshal(data, &who) != nil || who.Owner == "" {
+		who.Owner = "another keg"
+	}
+	e := node.Errorf(node.KindBusy, "%s is at work on this host since %s", who.Owner, who.Since.Format(time.RFC3339))
+	e.Path = node.LockFile
+	return nil, e
+}
