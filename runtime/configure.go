@@ -64,6 +64,13 @@ func (c *Cluster) kernel(ctx context.Context, n *Node) error {
 	if err != nil {
 		return err
 	}
+	if len(modules) > 0 {
+		out, err := remote.Output(ctx, n.Runner, append([]string{"/bin/sh", "-c", wantedModules, "sh"}, modules...)...)
+		if err != nil {
+			return err
+		}
+		modules = strings.Fields(string(out))
+	}
 	r := node.SysctlRequest{Settings: map[string]string{}, Modules: modules, Remember: c.Driver.Remember()}
 	for _, line := range settings {
 		key, value, ok := strings.Cut(line, "=")
@@ -74,6 +81,20 @@ func (c *Cluster) kernel(ctx context.Context, n *Node) error {
 	}
 	return n.Host.Sysctl(ctx, r)
 }
+
+// wantedModules leaves out of a list those that modprobe does not know since they are part of the
+// kernel, which some kernels do not say in modules.builtin: what they do is there.
+const wantedModules = `
+for m; do
+  if [ ! -d "/sys/module/$m" ] && ! modprobe -nq "$m" 2>/dev/null; then
+    case $m in
+    overlay) grep -qw overlay /proc/filesystems && continue ;;
+    br_netfilter) [ -d /proc/sys/net/bridge ] && continue ;;
+    esac
+  fi
+  echo "$m"
+done
+`
 
 // hook runs a script of the rootfs on a host, once for each image.
 func (c *Cluster) hook(n *Node, name string) Step {

@@ -3,6 +3,7 @@ package kubernetes
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"time"
 
@@ -84,7 +85,7 @@ func (j *join) makeToken(ctx context.Context, c *runtime.Cluster, out writer) er
 		return err
 	}
 	// What this prints is the token.
-	if err := kubeadm(ctx, first, "token.yaml", config, nil, "token", "create", "--kubeconfig", adminConf); err != nil {
+	if err := kubeadm(ctx, first, "token.yaml", config, io.Discard, "token", "create", "--kubeconfig", adminConf); err != nil {
 		return err
 	}
 	j.token = t

@@ -133,6 +133,30 @@ func tokenConfig(t token) ([]byte, error) {
 	return data, nil
 }
 
+// phaseLines passes on what kubeadm says about its phases, "[phase] text", and drops the rest: tables,
+// and what a person should do next, which keg does. Errors come with the *remote.ExitError.
+type phaseLines struct {
+	out  io.Writer
+	rest []byte
+}
+
+// Write implements io.Writer.
+func (p *phaseLines) Write(data []byte) (int, error) {
+	p.rest = append(p.rest, data...)
+	for {
+		line, rest, ok := bytes.Cut(p.rest, []byte("\n"))
+		if !ok {
+			return len(data), nil
+		}
+		p.rest = rest
+		if trimmed := bytes.TrimSpace(line); len(trimmed) > 0 && trimmed[0] == '[' {
+			if _, err := p.out.Write(append(trimmed, '\n')); err != nil {
+				return 0, err
+			}
+		}
+	}
+}
+
 // kubeadm runs kubeadm with a secret configuration file that is there only while it runs.
 func kubeadm(ctx context.Context, n *runtime.Node, name string, config []byte, out io.Writer, args ...string) (err error) {
 	path := secretDir + "/" + name
@@ -145,7 +169,7 @@ func kubeadm(ctx context.Context, n *runtime.Node, name string, config []byte, o
 	}
 	return n.Runner.Run(ctx, remote.Cmd{
 		Args:   append(append([]string{binDir + "/kubeadm"}, args...), "--config", path),
-		Stdout: out, Stderr: out,
+		Stdout: &phaseLines{out: out}, Stderr: &phaseLines{out: out},
 	})
 }
 
@@ -154,7 +178,7 @@ func kubeadmReset(ctx context.Context, n *runtime.Node, out io.Writer) error {
 	return n.Runner.Run(ctx, remote.Cmd{
 		// The etcd of a half-made or a doomed cluster has no other members to tell; its data goes here.
 		Args:   []string{"/bin/sh", "-c", binDir + "/kubeadm reset -f --cri-socket " + criSocket + " --skip-phases=remove-etcd-member && rm -rf /var/lib/etcd /etc/cni/net.d/10-keg-bridge.conflist"},
-		Stdout: out, Stderr: out,
+		Stdout: &phaseLines{out: out}, Stderr: &phaseLines{out: out},
 	})
 }
 

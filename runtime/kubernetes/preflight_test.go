@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -104,5 +105,18 @@ func TestToken(t *testing.T) {
 			t.Fatalf("token of %d bytes, or one twice", len(tok))
 		}
 		seen[tok] = true
+	}
+}
+
+func TestPhaseLines(t *testing.T) {
+	var out strings.Builder
+	w := &phaseLines{out: &out}
+	for _, part := range []string{"[init] Using\n\x1b[0;37mKERNEL\x1b[0m: 6\n[certs] Gener", "ating\n\nYour Kubernetes control-plane\n", "\t[WARNING Swap]: x\nkubeadm join --token x"} {
+		if n, err := w.Write([]byte(part)); n != len(part) || err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	if want := "[init] Using\n[certs] Generating\n[WARNING Swap]: x\n"; out.String() != want {
+		t.Errorf("got %q, want %q", out.String(), want)
 	}
 }
