@@ -27,8 +27,8 @@ func (t jsonText) into(v any) error {
 	return nil
 }
 
-// Lock takes the lock of the host and holds it until release is called, ctx ends or the connection
-// breaks; release says if it was lost before. Where somebody else holds it the error is of
+// Lock takes the lock of the host and holds it until release is called or the connection breaks;
+// release says if it was lost before. ctx counts until the lock is held and not after. Where somebody else holds it the error is of
 // node.KindBusy and says who.
 func (c *Client) Lock(ctx context.Context, r node.LockRequest) (release func() error, err error) {
 	data, err := json.Marshal(r)
@@ -36,11 +36,11 @@ func (c *Client) Lock(ctx context.Context, r node.LockRequest) (release func() e
 		return nil, fmt.Errorf("encoding request: %w", err)
 	}
 	in, hold := io.Pipe()
-	ctx, cancel := context.WithCancel(ctx)
+	holding, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	out := &lockOutput{held: make(chan struct{})}
 	ended := make(chan error, 1)
 	go func() {
-		err := c.run(ctx, node.VerbLock, in, out)
+		err := c.run(holding, node.VerbLock, in, out)
 		_ = in.CloseWithError(errEnded)
 		ended <- err
 	}()

@@ -94,7 +94,10 @@ func (h *Host) claimOf(rec *recorder, p string) (entry, error) {
 		return entry{}, err
 	}
 	e := entry{Kind: kindClaim, Name: p, Before: &snapshot{Type: before.Type}}
-	if before.Type == absent {
+	if before.Type != absent && rec.made(p) { // it is keg's
+		e.Before.Type = absent
+	}
+	if e.Before.Type == absent {
 		return e, nil
 	}
 	real := h.real(p)
@@ -104,7 +107,7 @@ func (h *Host) claimOf(rec *recorder, p string) (entry, error) {
 		}
 	}
 	if before.Type == symlink {
-		if st, err := os.Stat(h.path(p)); err != nil || !st.IsDir() {
+		if st, err := os.Stat(h.path(real)); err != nil || !st.IsDir() {
 			return e, nil
 		}
 	} else if before.Type != folder {

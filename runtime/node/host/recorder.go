@@ -116,6 +116,16 @@ func (r *recorder) undone() bool {
 // has says whether there is a line about that thing already.
 func (r *recorder) has(e entry) bool { return !r.undone() && r.seen[e.key()] }
 
+// made says whether keg made the directory p or one that it lies in.
+func (r *recorder) made(p string) bool {
+	for ; p != "/"; p = filepath.Dir(p) {
+		if r.has(entry{Kind: kindDir, Name: p}) {
+			return true
+		}
+	}
+	return false
+}
+
 // record writes the entries about things that have none yet, and returns when they are on the disk.
 func (r *recorder) record(list ...entry) error {
 	if err := r.begin(); err != nil {

@@ -196,6 +196,7 @@ func (u *undo) restoreFile(e entry) error {
 func (u *undo) residue(ctx context.Context) []string {
 	h := u.h
 	var all []string
+	blocks := map[string]bool{}
 	for _, e := range u.rec.entries {
 		if ctx.Err() != nil {
 			return all
@@ -208,10 +209,13 @@ func (u *undo) residue(ctx context.Context) []string {
 		}
 		switch e.Kind {
 		case kindFile:
-			one(h.fileResidue(e))
+			if !blocks[e.Name] { // else what was before the file is not what was first
+				one(h.fileResidue(e))
+			}
 		case kindDir:
 			one(h.dirResidue(e))
 		case kindBlock:
+			blocks[e.Name] = true
 			one(h.blockResidue(e))
 		case kindClaim:
 			found = u.claimResidue(e)
