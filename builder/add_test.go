@@ -88,6 +88,14 @@ func TestAddArchives(t *testing.T) {
 			t.Errorf("%s: %s", tt.line, diff)
 		}
 	}
+	bz, err := os.ReadFile("testdata/hello.tar.bz2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tb := &testBuild{kubefile: "FROM scratch\nADD x /\n", files: files{"x": string(bz)}}
+	if diff := cmp.Diff([]string{"0755 0:0 hello/", "0640 0:0 hello/f hi\n"}, tb.layers(t, tb.must(t))[0]); diff != "" {
+		t.Error(diff)
+	}
 	for _, line := range []string{"ADD --unpack=false a.tgz /", "COPY a.tgz /", "ADD notar.gz /"} {
 		tb := &testBuild{kubefile: "FROM scratch\n" + line + "\n", files: ctx}
 		if got := tb.layers(t, tb.must(t))[0]; len(got) != 1 {
@@ -104,17 +112,8 @@ func sorted(list []string) []string { return slices.Sorted(slices.Values(list)) 
 
 func TestHostileArchives(t *testing.T) {
 	many := func() string {
-		var buf bytes.Buffer
-		tw := tar.NewWriter(&buf)
-		for i := range maxMembers + 1 {
-			if err := tw.WriteHeader(&header{Name: fmt.Sprintf("f%d", i), Typeflag: tar.TypeReg}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := tw.Close(); err != nil {
-			t.Fatal(err)
-		}
-		return string(gz(t, buf.Bytes()))
+		one := tarPrefix(t, header{Name: "f", Typeflag: tar.TypeReg}, 0)
+		return compressed(t, func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) }, bytes.Repeat(one, maxMembers+1))
 	}
 	bomb := func() string { // the headers of a large file, and then zeros, compressed a thousand times
 		return compressed(t, func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) }, tarPrefix(t, header{Name: "bomb", Typeflag: tar.TypeReg, Size: 1 << 40}, 8<<20))

@@ -76,9 +76,12 @@ func (a *assembly) findBase(ctx context.Context, ref name.Reference) (ocispec.De
 	if !a.req.Pull {
 		t, err := a.b.Store.Resolve(full)
 		if err == nil {
-			return t.Target, nil
+			// What is not whole any more is as good as not there, if it can be had again.
+			if err = a.b.Store.Walk(ctx, t.Target, nothing); err == nil {
+				return t.Target, nil
+			}
 		}
-		if !errors.Is(err, imagestore.ErrNotFound) {
+		if !errors.Is(err, imagestore.ErrNotFound) || a.b.Images == nil && t.Name != "" {
 			return ocispec.Descriptor{}, err
 		}
 		var desc ocispec.Descriptor
@@ -102,8 +105,10 @@ func (a *assembly) findBase(ctx context.Context, ref name.Reference) (ocispec.De
 
 // whole says whether an image is in the store with all it needs.
 func (a *assembly) whole(ctx context.Context, desc ocispec.Descriptor) bool {
-	return desc.Digest != "" && a.b.Store.Walk(ctx, desc, func(ocispec.Descriptor) error { return nil }) == nil
+	return desc.Digest != "" && a.b.Store.Walk(ctx, desc, nothing) == nil
 }
+
+func nothing(ocispec.Descriptor) error { return nil }
 
 // inherit takes over an image: layers and config and, of a cluster image, what is embedded and what it
 // runs.
@@ -143,6 +148,7 @@ func (a *assembly) inherit(ctx context.Context, text string, desc ocispec.Descri
 	if len(m.Layers) != len(a.image.RootFS.DiffIDs) {
 		return fmt.Errorf("%s: %w: it has %d layers and its config %d", text, ErrBase, len(m.Layers), len(a.image.RootFS.DiffIDs))
 	}
+	a.alignHistory(text)
 	if len(a.image.Config.OnBuild) > 0 {
 		return fmt.Errorf("%s: %w: it has ONBUILD instructions (%s), which this build of keg does not carry out", text, ErrBase, a.image.Config.OnBuild[0])
 	}
@@ -166,6 +172,24 @@ func (a *assembly) inherit(ctx context.Context, text string, desc ocispec.Descri
 		}
 	}
 	return nil
+}
+
+// alignHistory gives each layer of the base its entry of history, where the base's own do not fit: tools
+// count the new ones from the end of these.
+func (a *assembly) alignHistory(text string) {
+	layers := 0
+	for _, h := range a.image.History {
+		if !h.EmptyLayer {
+			layers++
+		}
+	}
+	if layers == len(a.image.RootFS.DiffIDs) {
+		return
+	}
+	a.image.History = nil
+	for range a.image.RootFS.DiffIDs {
+		a.history("FROM "+text, false)
+	}
 }
 
 // pick finds the platform in an ordinary index.

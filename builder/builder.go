@@ -162,8 +162,8 @@ func (b *Builder) Build(ctx context.Context, req Request) (res Result, err error
 		return Result{}, fmt.Errorf("writing image: %w", err)
 	}
 	res.Target.ArtifactType = clusterimage.ArtifactType
-	if err := context.Cause(ctx); err != nil {
-		return Result{}, err
+	if err := b.Store.Walk(ctx, res.Target, nothing); err != nil { // no tag for what is not whole
+		return Result{}, fmt.Errorf("writing image: %w", err)
 	}
 	var tags []imagestore.Tagged
 	for _, t := range req.Tags {

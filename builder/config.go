@@ -170,7 +170,9 @@ func (a *assembly) label() error {
 	place := "label " + clusterimage.LabelRuntime
 	pos := a.stage().From
 	if h, ok := a.held[metadataFile]; ok {
-		pos = h.pos
+		if h.pos.Line > 0 { // else the base brought it
+			pos = h.pos
+		}
 		meta, err := a.metadata(h.data)
 		if err != nil {
 			return a.at(pos, err)

@@ -71,8 +71,9 @@ func (h HTTP) Fetch(ctx context.Context, rawURL string) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, rawURL, nil)
 	if err != nil {
 		cancel(nil)
-		return nil, fmt.Errorf("downloading %s: %w", rawURL, err)
+		return nil, fmt.Errorf("downloading: %w", err)
 	}
+	rawURL = req.URL.Redacted()                   // for errors: a password in it is not for logs
 	req.Header.Set("Accept-Encoding", "identity") // a .tgz is to arrive as it is
 	resp, err := client.Do(req)
 	if err != nil {
@@ -135,6 +136,7 @@ func (d downloads) get(ctx context.Context, rawURL string, want digest.Digest) (
 	if err != nil {
 		return fetched{}, fmt.Errorf("reading URL: %w", err)
 	}
+	show := u.Redacted()
 	f := fetched{sum: want}
 	if want != "" {
 		if err := want.Validate(); err != nil || want.Algorithm() != digest.SHA256 {
@@ -146,10 +148,10 @@ func (d downloads) get(ctx context.Context, rawURL string, want digest.Digest) (
 			return f, nil
 		}
 	} else if u.Scheme == "http" && !loopback(u.Hostname()) {
-		return fetched{}, fmt.Errorf("%s: plain HTTP needs a checksum", rawURL)
+		return fetched{}, fmt.Errorf("%s: plain HTTP needs a checksum", show)
 	}
 	if d.fetch == nil {
-		return fetched{}, fmt.Errorf("%s: %w", rawURL, ErrNoFetcher)
+		return fetched{}, fmt.Errorf("%s: %w", show, ErrNoFetcher)
 	}
 	body, err := d.fetch.Fetch(ctx, rawURL)
 	if err != nil {
@@ -158,24 +160,24 @@ func (d downloads) get(ctx context.Context, rawURL string, want digest.Digest) (
 	defer body.Close()
 	tmp, err := os.CreateTemp(d.dir, "download-*")
 	if err != nil {
-		return fetched{}, fmt.Errorf("downloading %s: %w", rawURL, err)
+		return fetched{}, fmt.Errorf("downloading %s: %w", show, err)
 	}
 	defer os.Remove(tmp.Name()) // fails where it was renamed, as it should
 	defer tmp.Close()
 	hash := sha256.New()
 	if f.size, err = io.Copy(io.MultiWriter(tmp, hash), contextReader{ctx, body}); err != nil {
-		return fetched{}, fmt.Errorf("downloading %s: %w", rawURL, err)
+		return fetched{}, fmt.Errorf("downloading %s: %w", show, err)
 	}
 	f.sum = digest.NewDigestFromEncoded(digest.SHA256, hex.EncodeToString(hash.Sum(nil)))
 	if want != "" && f.sum != want {
-		return fetched{}, fmt.Errorf("downloading %s: got %s, want %s: %w", rawURL, f.sum, want, ErrChecksum)
+		return fetched{}, fmt.Errorf("downloading %s: got %s, want %s: %w", show, f.sum, want, ErrChecksum)
 	}
 	if err := tmp.Sync(); err != nil {
-		return fetched{}, fmt.Errorf("downloading %s: %w", rawURL, err)
+		return fetched{}, fmt.Errorf("downloading %s: %w", show, err)
 	}
 	f.path = filepath.Join(d.dir, f.sum.Encoded())
 	if err := os.Rename(tmp.Name(), f.path); err != nil {
-		return fetched{}, fmt.Errorf("downloading %s: %w", rawURL, err)
+		return fetched{}, fmt.Errorf("downloading %s: %w", show, err)
 	}
 	return f, nil
 }

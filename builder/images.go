@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/opencontainers/go-digest"
@@ -27,6 +26,7 @@ import (
 	"github.com/clusterimage/keg/imagestore/clusterimage"
 	"github.com/clusterimage/keg/imagestore/transfer"
 	"github.com/clusterimage/keg/internal/atomicfile"
+	"github.com/clusterimage/keg/internal/progress"
 	"github.com/clusterimage/keg/kubefile"
 )
 
@@ -281,7 +281,7 @@ type source struct {
 	identity string // of its content, "" if nothing cheap tells
 	pos      kubefile.Pos
 	bare     bool
-	read     func(ctx context.Context, w io.Writer) error
+	open     func(ctx context.Context) (io.ReadCloser, error)
 }
 
 // readArchives reads the image archives that the layers of this build brought.
@@ -357,8 +357,8 @@ func (a *assembly) sources() []source {
 			continue
 		}
 		t := a.taken[p]
-		out = append(out, source{name: p, identity: t.entry.Identity, pos: t.pos, bare: strings.HasPrefix(p, "registry."), read: func(_ context.Context, w io.Writer) error {
-			return copyEntry(w, t.entry)
+		out = append(out, source{name: p, identity: t.entry.Identity, pos: t.pos, bare: strings.HasPrefix(p, "registry."), open: func(context.Context) (io.ReadCloser, error) {
+			return openEntry(t.entry)
 		}})
 	}
 	if len(tree) > 0 {
@@ -369,8 +369,10 @@ func (a *assembly) sources() []source {
 			fmt.Fprintf(id.Hash(), "%q %c %d %s\n", p, e.Type, e.Size, e.Identity)
 			whole = whole && (e.Type != tar.TypeReg || e.Size == 0 || e.Identity != "")
 		}
-		src := source{name: "registry", pos: a.taken[tree[0]].pos, bare: true, read: func(ctx context.Context, w io.Writer) error {
-			return a.writeTree(ctx, w, tree)
+		src := source{name: "registry", pos: a.taken[tree[0]].pos, bare: true, open: func(ctx context.Context) (io.ReadCloser, error) {
+			r, w := io.Pipe()
+			go func() { w.CloseWithError(a.writeTree(ctx, w, tree)) }() // ends when r is closed
+			return r, nil
 		}}
 		if whole {
 			src.identity = id.Digest().String()
@@ -380,13 +382,18 @@ func (a *assembly) sources() []source {
 	return out
 }
 
-func copyEntry(w io.Writer, e *pack.Entry) error {
+func openEntry(e *pack.Entry) (io.ReadCloser, error) {
 	if e.Open == nil {
-		return nil
+		return io.NopCloser(bytes.NewReader(nil)), nil
 	}
 	r, err := e.Open()
+	return r, plain(err)
+}
+
+func copyEntry(w io.Writer, e *pack.Entry) error {
+	r, err := openEntry(e)
 	if err != nil {
-		return plain(err)
+		return err
 	}
 	defer r.Close()
 	_, err = io.Copy(w, r)
@@ -432,12 +439,16 @@ func (a *assembly) readSource(ctx context.Context, src source) ([]archive.Found,
 			return list, nil
 		}
 	}
-	r, w := io.Pipe()
-	var writing sync.WaitGroup
-	writing.Go(func() { w.CloseWithError(src.read(ctx, w)) })
-	list, err := archive.Read(ctx, a.b.Store, r)
-	_ = r.CloseWithError(io.ErrClosedPipe) // lets a writer go whose reader has seen enough
-	writing.Wait()
+	p := progress.Event{ID: a.res.Platform + " " + src.name, Name: "reading images of " + src.name}
+	a.b.Progress.Emit(p)
+	r, err := src.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	list, err := archive.Read(ctx, a.b.Store, contextReader{ctx, r})
+	p.Err, p.End = err, true
+	a.b.Progress.Emit(p)
 	if err != nil {
 		return nil, err
 	}

@@ -302,6 +302,31 @@ func tarFiles(t *testing.T, fs files, prefix string) []byte {
 	return tarOf(t, members...)
 }
 
+// TestBaseHistory builds on an image that does not say how its layers came to be.
+func TestBaseHistory(t *testing.T) {
+	s := storetest.New(t)
+	desc := storetest.Image(t, s, storetest.Spec{Files: []string{"one", "two"}})
+	var m ocispec.Manifest
+	var config ocispec.Image
+	if err := errors.Join(s.ReadJSON(desc.Digest, &m), s.ReadJSON(m.Config.Digest, &config)); err != nil {
+		t.Fatal(err)
+	}
+	config.History = nil
+	m.Config = storetest.PutJSON(t, s, ocispec.MediaTypeImageConfig, config)
+	storetest.Tag(t, s, "example.com/bare:1", storetest.PutJSON(t, s, ocispec.MediaTypeImageManifest, m))
+	tb := &testBuild{store: s, kubefile: "FROM example.com/bare:1\nENV A=1\nCOPY a /\n", files: files{"a": "a"}}
+	_, got := tb.config(t, tb.must(t))
+	var lines []string
+	for _, h := range got["history"].([]any) {
+		h := h.(map[string]any)
+		lines = append(lines, fmt.Sprint(h["created_by"], " ", h["empty_layer"]))
+	}
+	want := []string{"FROM example.com/bare:1 <nil>", "FROM example.com/bare:1 <nil>", "ENV A=1 true", "COPY a / <nil>"}
+	if diff := cmp.Diff(want, lines); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestBaseWithoutCache builds on layers that must be read, since no earlier build wrote down what they have.
 func TestBaseWithoutCache(t *testing.T) {
 	base := &testBuild{tag: "example.com/base:v1", kubefile: "FROM scratch\nCOPY . /\n", files: files{

@@ -28,7 +28,7 @@ var ErrArchive = errors.New("refused archive")
 const (
 	maxMembers   = 500_000
 	maxRatio     = 100
-	freeUnpacked = 256 << 20 // bytes that any archive may unpack to, whatever the ratio
+	freeUnpacked = 64 << 20 // bytes that any archive may unpack to, whatever the ratio
 )
 
 // member is one entry of an archive, and where the spool has its content.
@@ -127,6 +127,7 @@ func (a *tarball) read(ctx context.Context) ([]member, error) {
 		return nil, fmt.Errorf("extracting %s: %w", a.name, err)
 	}
 	w := bufio.NewWriterSize(spool, 1<<20)
+	buf := make([]byte, 64<<10)
 	tr := tar.NewReader(r)
 	check := archiveCheck{limit: freeUnpacked + maxRatio*a.size, types: map[string]byte{}}
 	var list []member
@@ -151,7 +152,7 @@ func (a *tarball) read(ctx context.Context) ([]member, error) {
 		}
 		if m.Type == tar.TypeReg {
 			m.Offset = offset
-			n, err := io.Copy(w, contextReader{ctx, tr})
+			n, err := io.CopyBuffer(struct{ io.Writer }{w}, contextReader{ctx, tr}, buf) // w's own ReadFrom takes a new buffer each time
 			if err == nil && n != m.Size {
 				err = io.ErrUnexpectedEOF
 			}

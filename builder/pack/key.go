@@ -104,3 +104,13 @@ func (l Layer) valid() bool {
 	return known && l.Descriptor.Digest.Validate() == nil && l.Descriptor.Size > 0 &&
 		l.DiffID.Validate() == nil && l.Uncompressed > 0
 }
+
+// sortedKeys is for what must not depend on the order of a map.
+func sortedKeys(m map[string]string) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
