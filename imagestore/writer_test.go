@@ -264,3 +264,31 @@ func TestResumeWaits(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A blob of 160 MB, as kubelet's layer has; how long Commit takes of it.
+func BenchmarkWriter(b *testing.B) {
+	data := randomBytes(4, 160<<20)
+	b.SetBytes(int64(len(data)))
+	var commit time.Duration
+	for i := range b.N {
+		data[0]++
+		data[1] = byte(i)
+		s := storetest.New(b)
+		w, err := s.Writer(b.Context())
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := w.ReadFrom(bytes.NewReader(data)); err != nil {
+			b.Fatal(err)
+		}
+		start := time.Now()
+		if _, err := w.Commit("", 0); err != nil {
+			b.Fatal(err)
+		}
+		commit += time.Since(start)
+		if err := os.RemoveAll(s.Dir()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(commit.Milliseconds())/float64(b.N), "commit-ms/op")
+}
