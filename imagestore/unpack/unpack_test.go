@@ -234,6 +234,7 @@ func TestRootfs(t *testing.T) {
 				}
 				parent := t.TempDir()
 				dir := filepath.Join(parent, "rootfs")
+				t.Cleanup(func() { _ = removeAll(dir) }) // t.TempDir cannot remove what is in read-only directories
 				if err := Rootfs(t.Context(), layers, dir, Options{Parallelism: 2, NoSync: true}); err != nil {
 					t.Fatalf("%s: %v", name, err)
 				}
@@ -357,6 +358,24 @@ func TestRootfsChecksDigests(t *testing.T) {
 	refused(t, "media type", []Layer{l}, ErrMediaType, "encrypted")
 	l.MediaType, l.DiffID = ocispec.MediaTypeImageLayer, "sha256:12"
 	refused(t, "digest", []Layer{l}, digest.ErrDigestInvalidLength, "sha256:12")
+}
+
+// A sparse file of 8 GiB, of which the tar holds one block; archive/tar does not write such.
+func TestRootfsRefusesSparseBomb(t *testing.T) {
+	h := make([]byte, 512)
+	for at, field := range map[int]string{
+		0: "sparse", 100: "0000644\x00", 108: "0000000\x00", 116: "0000000\x00", 124: "00000001000\x00", 136: "00000000000\x00",
+		148: "        ", 156: "S", 257: "ustar  \x00", 386: "00000000000\x00", 398: "00000001000\x00", 483: "77777777777\x00",
+	} {
+		copy(h[at:], field)
+	}
+	sum := 0
+	for _, b := range h {
+		sum += int(b)
+	}
+	copy(h[148:], fmt.Sprintf("%06o\x00 ", sum))
+	plain := append(h, make([]byte, 3*512)...)
+	refused(t, "sparse", []Layer{raw(plain, digest.FromBytes(plain))}, ErrLimit, "sparse")
 }
 
 func TestRootfsOfCutOrChangedLayers(t *testing.T) {
