@@ -193,7 +193,7 @@ func TestTruncated(t *testing.T) {
 					t.Fatalf("cut at %d of %d: no error", cut, len(data))
 				}
 				unchanged(t, other)
-				switch step := max(1, len(data)/150); {
+				switch step := max(1, len(data)/50); {
 				case step > 512:
 					cut += (cut%512+1)%3*255 + step/512*512 // near the edges of blocks
 				default:
