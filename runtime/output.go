@@ -10,9 +10,10 @@ import (
 
 // stepOutput turns one step, and what its commands write, into progress events.
 type stepOutput struct {
-	emit progress.Func
-	id   string
-	name string
+	emit   progress.Func
+	id     string
+	name   string
+	parent string
 
 	mu   sync.Mutex
 	rest []byte // the beginning of a line
@@ -21,7 +22,7 @@ type stepOutput struct {
 func (c *Cluster) stepOutput(phase string, s Step) *stepOutput {
 	o := &stepOutput{emit: c.Options.Progress, id: phase, name: phase}
 	if s.Text != "" {
-		o.id = phase + "/" + s.Host + "/" + s.Text
+		o.id, o.parent = phase+"/"+s.Host+"/"+s.Text, phase
 		o.name = s.Text
 		if s.Host != "" {
 			o.name = s.Host + ": " + s.Text
@@ -30,11 +31,16 @@ func (c *Cluster) stepOutput(phase string, s Step) *stepOutput {
 	return o
 }
 
-func (o *stepOutput) begin() { o.emit.Emit(progress.Event{ID: o.id, Name: o.name}) }
+func (o *stepOutput) begin() { o.send(progress.Event{}) }
 
 // amount reports bytes sent so far.
 func (o *stepOutput) amount(done, total int64) {
-	o.emit.Emit(progress.Event{ID: o.id, Name: o.name, Done: done, Total: total})
+	o.send(progress.Event{Done: done, Total: total})
+}
+
+func (o *stepOutput) send(e progress.Event) {
+	e.ID, e.Name, e.Parent = o.id, o.name, o.parent
+	o.emit.Emit(e)
 }
 
 // Write passes whole lines on.
@@ -50,17 +56,17 @@ func (o *stepOutput) Write(p []byte) (int, error) {
 }
 
 func (o *stepOutput) log(lines []byte) {
-	o.emit.Emit(progress.Event{ID: o.id, Name: o.name, Log: []byte(redact(string(lines)))})
+	o.send(progress.Event{Log: []byte(redact(string(lines)))})
 }
 
-func (o *stepOutput) end(err error, note string) {
+func (o *stepOutput) end(err error, skipped bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.rest) > 0 {
 		o.log(append(o.rest, '\n'))
 		o.rest = nil
 	}
-	o.emit.Emit(progress.Event{ID: o.id, Name: o.name + note, Err: err, End: true})
+	o.send(progress.Event{Err: err, End: true, Skipped: skipped})
 }
 
 // secrets are what no log, error or journal may hold, whoever wrote it: join tokens of k3s and

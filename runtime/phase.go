@@ -162,16 +162,16 @@ func (c *Cluster) do(ctx context.Context, phase string, s Step) error {
 	err := s.Do(ctx, out)
 	switch {
 	case errors.Is(err, ErrAlready):
-		out.end(nil, " (already done)")
+		out.end(nil, true)
 		c.journal.write(Entry{Phase: phase, Host: s.Host, Step: s.Text, Event: Skipped})
 		return nil
 	case err != nil:
 		err = redactError(err)
-		out.end(err, "")
+		out.end(err, false)
 		c.journal.write(Entry{Phase: phase, Host: s.Host, Step: s.Text, Event: Failed, Error: err.Error()})
 		return err
 	}
-	out.end(nil, "")
+	out.end(nil, false)
 	c.journal.write(Entry{Phase: phase, Host: s.Host, Step: s.Text, Event: Ended})
 	return nil
 }
@@ -220,7 +220,7 @@ func (c *Cluster) runPhase(ctx context.Context, p Phase) error {
 	out.begin()
 	c.journal.write(Entry{Phase: p.Title(), Event: Began})
 	err := p.Run(ctx, c)
-	out.end(err, "")
+	out.end(err, false)
 	if err != nil {
 		c.journal.write(Entry{Phase: p.Title(), Event: Failed, Error: redact(err.Error())})
 		return err

@@ -31,7 +31,7 @@ func (a *app) clusterDir(name string) (string, error) {
 }
 
 // recorded is the cluster of that name as an earlier run recorded it, ready to be reached again.
-func (a *app) recorded(c *cobra.Command, name string, ssh sshFlags) (*runtime.Cluster, error) {
+func (a *app) recorded(c *cobra.Command, name string, ssh *sshFlags) (*runtime.Cluster, error) {
 	dir, err := a.clusterDir(name)
 	if err != nil {
 		return nil, err
@@ -48,7 +48,7 @@ func (a *app) recorded(c *cobra.Command, name string, ssh sshFlags) (*runtime.Cl
 	}
 	cluster := record.Cluster(dir, drivers())
 	cluster.Agent = newAgent
-	cluster.Connect, err = a.connector(ssh)
+	cluster.Connect, err = a.connector(*ssh)
 	return cluster, err
 }
 

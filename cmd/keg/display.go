@@ -48,8 +48,8 @@ func (a *app) display() (*display, error) {
 	return nil, usageErrorf("--progress %q is none of auto, tty, plain, json, none", a.progress)
 }
 
-// plainDisplay prints a line when a piece of work begins without a known size, when it ends, and one
-// every ten seconds of long ones.
+// plainDisplay prints a heading for work that has parts, a line for each piece of work that ends, and
+// one every ten seconds for those that last. What there was nothing to do about is left out.
 type plainDisplay struct {
 	mu   sync.Mutex
 	w    io.Writer
@@ -59,7 +59,10 @@ type plainDisplay struct {
 type plainItem struct {
 	name        string
 	began, told time.Time
+	heading     bool // its name was printed, for its parts to stand under
 }
+
+const patience = 10 * time.Second
 
 func (p *plainDisplay) event(e progress.Event) {
 	p.mu.Lock()
@@ -69,27 +72,59 @@ func (p *plainDisplay) event(e progress.Event) {
 	if item == nil {
 		item = &plainItem{name: e.Name, began: now, told: now}
 		p.seen[e.ID] = item
-		if e.Total == 0 && !e.End && len(e.Log) == 0 {
-			fmt.Fprintln(p.w, e.Name)
+		if e.Parent == "" {
+			time.AfterFunc(patience, func() { p.remind(e.ID, item) })
 		}
 	}
-	if e.Name != "" {
-		item.name = e.Name
+	indent := ""
+	if e.Parent != "" {
+		indent = "  "
 	}
 	for line := range bytes.Lines(e.Log) {
-		fmt.Fprintf(p.w, "  %s\n", bytes.TrimRight(line, "\r\n"))
+		p.under(e.Parent)
+		item.told = now
+		fmt.Fprintf(p.w, "%s  %s\n", indent, bytes.TrimRight(line, "\r\n"))
 	}
 	switch {
-	case e.End && e.Err != nil:
-		fmt.Fprintf(p.w, "%s: failed after %s\n", item.name, took(now.Sub(item.began)))
-		delete(p.seen, e.ID)
 	case e.End:
-		fmt.Fprintf(p.w, "%s: done%s in %s\n", item.name, amount(e.Done), took(now.Sub(item.began)))
 		delete(p.seen, e.ID)
-	case now.Sub(item.told) >= 10*time.Second && len(e.Log) == 0:
+		if item.heading || e.Skipped {
+			return
+		}
+		p.under(e.Parent)
+		how := "done" + amount(e.Done) + " in " + took(now.Sub(item.began))
+		if e.Err != nil {
+			how = "failed after " + took(now.Sub(item.began))
+		}
+		fmt.Fprintf(p.w, "%s%s: %s\n", indent, item.name, how)
+	case e.Total > 0 && now.Sub(item.told) >= patience:
+		p.under(e.Parent)
 		item.told = now
-		fmt.Fprintf(p.w, "%s:%s of%s\n", item.name, amount(e.Done), amount(e.Total))
+		fmt.Fprintf(p.w, "%s%s:%s of%s\n", indent, item.name, amount(e.Done), amount(e.Total))
 	}
+}
+
+// under prints the heading that what follows stands under, if it is not printed yet.
+func (p *plainDisplay) under(parent string) {
+	if item := p.seen[parent]; item != nil && !item.heading {
+		item.heading = true
+		fmt.Fprintln(p.w, item.name)
+	}
+}
+
+// remind says that work of unknown size is still under way.
+func (p *plainDisplay) remind(id string, item *plainItem) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.seen[id] != item {
+		return
+	}
+	now := time.Now()
+	if now.Sub(item.told) >= patience && !item.heading {
+		item.told = now
+		fmt.Fprintf(p.w, "%s: still at it after %s\n", item.name, took(now.Sub(item.began)))
+	}
+	time.AfterFunc(patience, func() { p.remind(id, item) })
 }
 
 func amount(n int64) string {
@@ -106,15 +141,17 @@ type jsonDisplay struct {
 
 func (j *jsonDisplay) event(e progress.Event) {
 	line := struct {
-		Time  time.Time `json:"time"`
-		ID    string    `json:"id"`
-		Name  string    `json:"name,omitempty"`
-		Done  int64     `json:"done,omitempty"`
-		Total int64     `json:"total,omitempty"`
-		Log   string    `json:"log,omitempty"`
-		Error string    `json:"error,omitempty"`
-		End   bool      `json:"end,omitempty"`
-	}{time.Now().UTC(), e.ID, e.Name, e.Done, e.Total, string(e.Log), "", e.End}
+		Time    time.Time `json:"time"`
+		ID      string    `json:"id"`
+		Parent  string    `json:"parent,omitempty"`
+		Name    string    `json:"name,omitempty"`
+		Done    int64     `json:"done,omitempty"`
+		Total   int64     `json:"total,omitempty"`
+		Log     string    `json:"log,omitempty"`
+		Error   string    `json:"error,omitempty"`
+		End     bool      `json:"end,omitempty"`
+		Skipped bool      `json:"skipped,omitempty"`
+	}{Time: time.Now().UTC(), ID: e.ID, Parent: e.Parent, Name: e.Name, Done: e.Done, Total: e.Total, Log: string(e.Log), End: e.End, Skipped: e.Skipped}
 	if e.Err != nil {
 		line.Error = e.Err.Error()
 	}
@@ -155,8 +192,8 @@ func (t *ttyDisplay) event(e progress.Event) {
 		return
 	}
 	delete(t.bars, e.ID)
-	if e.Err != nil {
-		bar.Abort(false)
+	if e.Err != nil || e.Skipped {
+		bar.Abort(e.Skipped)
 		return
 	}
 	bar.SetTotal(-1, true)

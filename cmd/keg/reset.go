@@ -24,7 +24,7 @@ be is listed. All data in the cluster is lost.`,
   keg reset --name shop --yes -o json`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			cluster, err := a.recorded(c, name, ssh)
+			cluster, err := a.recorded(c, name, &ssh)
 			if err != nil {
 				return err
 			}

@@ -21,7 +21,7 @@ func newStatusCommand(a *app) *cobra.Command {
   keg status --name shop -o json | jq .nodes`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			cluster, err := a.recorded(c, name, ssh)
+			cluster, err := a.recorded(c, name, &ssh)
 			if err != nil {
 				return err
 			}

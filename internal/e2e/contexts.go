@@ -57,7 +57,13 @@ func baseContext(ctx context.Context, dir, bin string) error {
 	if err := os.WriteFile(filepath.Join(dir, "Metadata"), metadata, 0o644); err != nil {
 		return err
 	}
-	names, err := exec.CommandContext(ctx, filepath.Join(bin, "kubeadm"), "config", "images", "list", "--kubernetes-version", kubeVersion).Output()
+	list := exec.CommandContext(ctx, filepath.Join(bin, "kubeadm"), "config", "images", "list", "--config", "/dev/stdin")
+	// An address is given, since kubeadm fails to find one where the only route is "unreachable".
+	list.Stdin = strings.NewReader(`{"apiVersion": "kubeadm.k8s.io/v1beta4", "kind": "InitConfiguration", "localAPIEndpoint": {"advertiseAddress": "192.0.2.1"}}
+---
+{"apiVersion": "kubeadm.k8s.io/v1beta4", "kind": "ClusterConfiguration", "kubernetesVersion": "` + kubeVersion + `"}
+`)
+	names, err := list.Output()
 	if err != nil {
 		return fmt.Errorf("listing kubeadm's images: %w", err)
 	}

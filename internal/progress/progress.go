@@ -8,6 +8,8 @@ type Event struct {
 	ID string
 	// Name is what a person reads, such as "pushing docker.io/library/nginx:1.27".
 	Name string
+	// Parent is the ID of the work that this is a part of, or "".
+	Parent string
 	// Done and Total are bytes (or items); Total is 0 where it is not known.
 	Done, Total int64
 	// Log is output of a command that the piece of work runs; whole lines where possible.
@@ -15,6 +17,8 @@ type Event struct {
 	// Err says that the work failed; End says that it is over, well or not.
 	Err error
 	End bool
+	// Skipped says, with End, that there was nothing to do.
+	Skipped bool
 }
 
 // Func receives events; it may be called from several goroutines at once and must not block for long.
