@@ -3,13 +3,15 @@ marked() {
 }
 pids=$(marked "$1")
 [ -n "$pids" ] || exit 3
-kill -TERM $pids 2>/dev/null
-for _ in 1 2 3 4 5 6 7 8 9 10; do
+for round in 1 2 3 4 5 6 7 8 9 10; do
+	# Twice, since a shell that forks just now hides from the first: the new process is not on the list,
+	# or still has its parent's handler; and its parent waits for it.
+	case $round in 1 | 5) kill -TERM $pids 2>/dev/null ;; esac
 	pids=$(marked "$1")
 	[ -n "$pids" ] || exit 0
 	sleep 0.2 2>/dev/null || sleep 1
 done
-for _ in 1 2 3 4 5 6 7 8 9 10; do
+for round in 1 2 3 4 5 6 7 8 9 10; do
 	kill -KILL $pids 2>/dev/null
 	pids=$(marked "$1")
 	[ -n "$pids" ] || exit 0

@@ -81,15 +81,17 @@ func startLocal(cmd *exec.Cmd) (*process, error) {
 	}, nil
 }
 
-// killGroup asks, then kills.
+// killGroup asks twice, as kill.sh does and for its reasons, then kills.
 func killGroup(ctx context.Context, pgid int, gone <-chan struct{}) error {
-	_ = syscall.Kill(-pgid, syscall.SIGTERM)
-	grace := time.NewTimer(graceTime)
-	defer grace.Stop()
-	select {
-	case <-gone:
-	case <-grace.C:
-	case <-ctx.Done():
+	for range 2 {
+		_ = syscall.Kill(-pgid, syscall.SIGTERM)
+		grace := time.NewTimer(graceTime / 2)
+		select {
+		case <-gone:
+		case <-grace.C:
+		case <-ctx.Done():
+		}
+		grace.Stop()
 	}
 	if err := syscall.Kill(-pgid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return err

@@ -2,7 +2,8 @@
 set -u
 umask 077
 part=$4
-trap 'rm -f "$part"' EXIT
+trap 'trap "" HUP INT TERM; rm -f "$part"' EXIT
+trap '' PIPE # there may be nobody left to complain to
 trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM

@@ -2,7 +2,8 @@
 set -u
 umask 077
 dir=$1 part=$2
-trap 'rm -rf "$part"' EXIT
+trap 'trap "" HUP INT TERM; rm -rf "$part"' EXIT
+trap '' PIPE # there may be nobody left to complain to
 trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
