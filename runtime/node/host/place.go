@@ -87,7 +87,7 @@ func (h *Host) same(it item) (bool, error) {
 	path := h.path(it.to)
 	if it.typ == folder {
 		st, err := os.Stat(path) // a symlink to a directory is good enough
-		if errors.Is(err, fs.ErrNotExist) {
+		if err != nil && gone(err) {
 			return false, nil
 		}
 		if err != nil {
@@ -99,7 +99,7 @@ func (h *Host) same(it item) (bool, error) {
 		return true, nil
 	}
 	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); errors.Is(err, fs.ErrNotExist) {
+	if err := unix.Lstat(path, &st); err != nil && gone(err) {
 		return false, nil
 	} else if err != nil {
 		return false, fmt.Errorf("looking at %s: %w", it.to, err)
@@ -167,7 +167,7 @@ func (h *Host) missingDirs(dir string) ([]entry, error) {
 		}
 		return nil, nil
 	}
-	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+	if !gone(err) {
 		return nil, fmt.Errorf("looking at %s: %w", dir, err)
 	}
 	above, err := h.missingDirs(filepath.Dir(dir))

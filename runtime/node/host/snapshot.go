@@ -1,10 +1,8 @@
 package host
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -40,7 +38,7 @@ type snapshot struct {
 func take(path string, save io.Writer) (snapshot, error) {
 	var st unix.Stat_t
 	err := unix.Lstat(path, &st)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+	if err != nil && gone(err) {
 		return snapshot{Type: absent}, nil
 	}
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/clusterimage/keg/runtime/node"
 )
@@ -180,8 +181,10 @@ func (u *undo) restoreFile(e entry) error {
 		return fmt.Errorf("reading saved copy: %w", err)
 	}
 	defer f.Close()
-	if d, err := digest.SHA256.FromReader(f); err != nil || d != e.Before.Digest {
-		return fmt.Errorf("the saved copy is damaged: %w", errors.Join(err))
+	if d, err := digest.SHA256.FromReader(f); err != nil {
+		return fmt.Errorf("reading saved copy: %w", err)
+	} else if d != e.Before.Digest {
+		return errors.New("the saved copy is damaged")
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
