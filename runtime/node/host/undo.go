@@ -170,9 +170,8 @@ func (u *undo) restore(e entry) (bool, error) {
 	return false, nil
 }
 
-func gone(err error) bool {
-	return errors.Is(err, fs.ErrNotExist) || strings.Contains(err.Error(), "not a directory")
-}
+// gone says that there is nothing at a path, or no directory on the way to it.
+func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) }
 
 // restoreFile copies the saved content back, after a look whether it still is what was saved.
 func (u *undo) restoreFile(e entry) error {
