@@ -15,28 +15,18 @@ import (
 	"github.com/clusterimage/keg/imagestore"
 )
 
-// Media types that OCI has no constants for.
+// Media types of manifests that are refused.
 const (
-	dockerManifest     = "application/vnd.docker.distribution.manifest.v2+json"
-	dockerManifestList = "application/vnd.docker.distribution.manifest.list.v2+json"
-	schema1            = "application/vnd.docker.distribution.manifest.v1+json"
-	schema1Signed      = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+	schema1       = "application/vnd.docker.distribution.manifest.v1+json"
+	schema1Signed = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 )
 
 // maxManifest bounds manifests and indexes. Registries commonly take 4 MiB.
 const maxManifest = 16 << 20
 
 var acceptManifests = http.Header{"Accept": {strings.Join([]string{
-	ocispec.MediaTypeImageIndex, dockerManifestList, ocispec.MediaTypeImageManifest, dockerManifest, "*/*;q=0.1",
+	ocispec.MediaTypeImageIndex, imagestore.MediaTypeDockerManifestList, ocispec.MediaTypeImageManifest, imagestore.MediaTypeDockerManifest, "*/*;q=0.1",
 }, ", ")}}
-
-func isIndex(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageIndex || mediaType == dockerManifestList
-}
-
-func isManifest(mediaType string) bool {
-	return mediaType == ocispec.MediaTypeImageManifest || mediaType == dockerManifest
-}
 
 // foreign says whether a layer need not be in its registry (image-spec, layer.md, non-distributable).
 func foreign(mediaType string) bool {
@@ -143,12 +133,12 @@ func documentType(data []byte, contentType string) (string, error) {
 		return "", fmt.Errorf("%w: a manifest of schema 1, the format of before 2016, whose content cannot be verified", ErrUnsupported)
 	}
 	for _, t := range []string{doc.MediaType, header} {
-		if isIndex(t) && doc.Manifests != nil || isManifest(t) && doc.Config != nil {
+		if imagestore.IsIndex(t) && doc.Manifests != nil || imagestore.IsManifest(t) && doc.Config != nil {
 			return t, nil
 		}
 	}
 	switch {
-	case doc.MediaType != "" && !isIndex(doc.MediaType) && !isManifest(doc.MediaType):
+	case doc.MediaType != "" && !imagestore.IsIndex(doc.MediaType) && !imagestore.IsManifest(doc.MediaType):
 		return "", fmt.Errorf("%w: a document of type %q is neither an image nor an index", ErrUnsupported, printable(doc.MediaType))
 	case doc.Manifests != nil && doc.Config == nil:
 		return ocispec.MediaTypeImageIndex, nil

@@ -623,7 +623,8 @@ func TestPushIncomplete(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := newClient(Options{}).Push(t.Context(), s, desc, mustRef(t, addr+"/a/b:c"), PushOptions{})
-	if !errors.Is(err, ErrIncomplete) || !strings.Contains(err.Error(), m.Layers[0].Digest.String()) {
+	var missing *imagestore.MissingError
+	if !errors.Is(err, ErrIncomplete) || !errors.As(err, &missing) || !strings.Contains(err.Error(), m.Layers[0].Digest.String()) {
 		t.Errorf("error %v", err)
 	}
 	if len(rec.requests) > 0 {

@@ -120,7 +120,7 @@ func TestPullImage(t *testing.T) {
 // wants has the store hold the manifest and all it needs.
 func wants(t *testing.T, s *imagestore.Store, d ocispec.Descriptor) {
 	t.Helper()
-	if _, err := readTree(s, d, 0); err != nil {
+	if _, err := readTree(s, d); err != nil {
 		t.Error(err)
 	}
 }
@@ -183,8 +183,8 @@ func TestForeignLayers(t *testing.T) {
 	const mediaType = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 	missing := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromString("from elsewhere"), Size: 14, URLs: []string{"https://example.com/layer"}}
 	build := func(t testing.TB, s *imagestore.Store, layer ocispec.Descriptor) ocispec.Descriptor {
-		return putJSON(t, s, dockerManifest, ocispec.Manifest{
-			Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: dockerManifest,
+		return putJSON(t, s, imagestore.MediaTypeDockerManifest, ocispec.Manifest{
+			Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: imagestore.MediaTypeDockerManifest,
 			Config: put(t, s, "application/vnd.docker.container.image.v1+json", []byte(`{"os":"windows","architecture":"amd64"}`)),
 			Layers: []ocispec.Descriptor{layer},
 		})
@@ -254,6 +254,26 @@ func TestHostileDocuments(t *testing.T) {
 	}
 }
 
+// TestRepeatedIndexes has an index name the same index again and again, on each level: one that is
+// followed as often as it is named would not end.
+func TestRepeatedIndexes(t *testing.T) {
+	v := serveImage(t, func(t testing.TB, s *imagestore.Store) ocispec.Descriptor {
+		d := image(t, s, "amd64", 1, 10)
+		for range maxDepth {
+			d = index(t, s, slices.Repeat([]ocispec.Descriptor{d}, 1000)...)
+		}
+		return d
+	})
+	s, err := v.pull(t, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.same(t, s)
+	if _, err := newClient(Options{}).PullImage(t.Context(), newStore(t), mustRef(t, v.name), "linux/amd64"); err != nil {
+		t.Error(err)
+	}
+}
+
 func FuzzDocumentType(f *testing.F) {
 	f.Add([]byte(`{"schemaVersion":2,"manifests":[]}`), ocispec.MediaTypeImageIndex)
 	f.Add([]byte(`{"schemaVersion":1}`), "")
@@ -261,7 +281,7 @@ func FuzzDocumentType(f *testing.F) {
 	f.Add([]byte(`<html>`), "text/html")
 	f.Fuzz(func(t *testing.T, data []byte, contentType string) {
 		got, err := documentType(data, contentType)
-		if err == nil && !isIndex(got) && !isManifest(got) {
+		if err == nil && !imagestore.IsIndex(got) && !imagestore.IsManifest(got) {
 			t.Errorf("document type %q", got)
 		}
 	})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/opencontainers/go-digest"
@@ -91,7 +92,7 @@ func (c *Client) PullImage(ctx context.Context, s *imagestore.Store, ref name.Re
 		Manifest: ocispec.Descriptor{MediaType: leaf.desc.MediaType, Digest: leaf.desc.Digest, Size: leaf.desc.Size, Platform: leaf.desc.Platform},
 		Platform: leaf.platform,
 	}
-	if isIndex(desc.MediaType) {
+	if imagestore.IsIndex(desc.MediaType) {
 		if _, err := s.Put(ctx, desc.MediaType, data); err != nil {
 			return Pulled{}, p.wrap(err)
 		}
@@ -107,10 +108,21 @@ type puller struct {
 	repo    name.Repository
 	name    string // of the image, full
 	origins *origins
+
+	mu     sync.Mutex
+	trees  map[digest.Digest]*once
+	nested map[digest.Digest]bool // indexes that leaves has been in
+}
+
+// once is one part of the image, which may be named often and is brought once.
+type once struct {
+	sync.Once
+	err error
 }
 
 func newPuller(c *Client, s *imagestore.Store, ref name.Reference) *puller {
-	return &puller{c: c, s: s, repo: ref.Context(), name: imagestore.FullName(ref), origins: newOrigins(s, ref.Context())}
+	return &puller{c: c, s: s, repo: ref.Context(), name: imagestore.FullName(ref), origins: newOrigins(s, ref.Context()),
+		trees: map[digest.Digest]*once{}, nested: map[digest.Digest]bool{}}
 }
 
 func (p *puller) wrap(err error) error { return fmt.Errorf("pulling %s: %w", p.name, err) }
@@ -147,7 +159,19 @@ func (p *puller) document(ctx context.Context, d ocispec.Descriptor) ([]byte, er
 
 // tree brings everything that desc reaches, and desc last. data is its document, nil if not read yet.
 func (p *puller) tree(ctx context.Context, desc ocispec.Descriptor, data []byte, depth int) error {
-	if !isIndex(desc.MediaType) && !isManifest(desc.MediaType) {
+	p.mu.Lock()
+	o, there := p.trees[desc.Digest]
+	if !there {
+		o = &once{}
+		p.trees[desc.Digest] = o
+	}
+	p.mu.Unlock()
+	o.Do(func() { o.err = p.branch(ctx, desc, data, depth) })
+	return o.err
+}
+
+func (p *puller) branch(ctx context.Context, desc ocispec.Descriptor, data []byte, depth int) error {
+	if !imagestore.IsIndex(desc.MediaType) && !imagestore.IsManifest(desc.MediaType) {
 		if err := refuseSchema1(desc); err != nil {
 			return err
 		}
@@ -164,7 +188,7 @@ func (p *puller) tree(ctx context.Context, desc ocispec.Descriptor, data []byte,
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(maxBranches)
-	if isIndex(desc.MediaType) {
+	if imagestore.IsIndex(desc.MediaType) {
 		var idx ocispec.Index
 		if err := json.Unmarshal(data, &idx); err != nil {
 			return fmt.Errorf("reading index %s: %w: %w", desc.Digest, ErrUnsupported, err)
@@ -241,7 +265,7 @@ type leaf struct {
 
 // leaves finds the image manifests under desc. Nested indexes become blobs in the store.
 func (p *puller) leaves(ctx context.Context, desc ocispec.Descriptor, data []byte, depth int) ([]leaf, error) {
-	if !isIndex(desc.MediaType) {
+	if !imagestore.IsIndex(desc.MediaType) {
 		l := leaf{desc: desc, data: data}
 		if desc.Platform != nil && desc.Platform.OS != "" {
 			l.platform = clusterimage.PlatformString(desc.Platform)
@@ -251,6 +275,10 @@ func (p *puller) leaves(ctx context.Context, desc ocispec.Descriptor, data []byt
 	if depth > maxDepth {
 		return nil, fmt.Errorf("%w: indexes are nested more than %d deep", ErrUnsupported, maxDepth)
 	}
+	if p.nested[desc.Digest] {
+		return nil, nil
+	}
+	p.nested[desc.Digest] = true
 	if depth > 0 {
 		var err error
 		if data, err = p.document(ctx, desc); err != nil {
@@ -270,7 +298,7 @@ func (p *puller) leaves(ctx context.Context, desc ocispec.Descriptor, data []byt
 			return nil, err
 		}
 		// Attestations and other artifacts stand beside the images as unknown/unknown.
-		if !isIndex(d.MediaType) && !isManifest(d.MediaType) || d.Platform != nil && d.Platform.OS == "unknown" {
+		if !imagestore.IsIndex(d.MediaType) && !imagestore.IsManifest(d.MediaType) || d.Platform != nil && d.Platform.OS == "unknown" {
 			continue
 		}
 		list, err := p.leaves(ctx, d, nil, depth+1)
@@ -349,7 +377,7 @@ func (p *puller) pick(ctx context.Context, list []leaf, platform string) (leaf, 
 // restrict makes of an image what remains of it for the platforms wanted.
 func (p *puller) restrict(ctx context.Context, desc ocispec.Descriptor, data []byte, want []string) (ocispec.Descriptor, []byte, error) {
 	var idx ocispec.Index
-	if isIndex(desc.MediaType) {
+	if imagestore.IsIndex(desc.MediaType) {
 		if err := json.Unmarshal(data, &idx); err != nil {
 			return desc, nil, fmt.Errorf("reading index %s: %w: %w", desc.Digest, ErrUnsupported, err)
 		}
@@ -376,7 +404,7 @@ func (p *puller) restrict(ctx context.Context, desc ocispec.Descriptor, data []b
 				keep = append(keep, l.desc)
 			}
 		}
-		if !isIndex(desc.MediaType) {
+		if !imagestore.IsIndex(desc.MediaType) {
 			return desc, data, nil
 		}
 		if len(keep) == 1 {

@@ -42,8 +42,8 @@ type PushResult struct {
 
 // Push makes ref in its registry stand for desc, an image in the store, with everything that desc
 // reaches. Documents are sent exactly as they are in the store, children before parents, the tag last.
-// A digest reference must have desc's digest. ErrIncomplete where parts are not in the store; nothing
-// was sent then.
+// A digest reference must have desc's digest. ErrIncomplete, with an *imagestore.MissingError, where
+// parts are not in the store; nothing was sent then.
 func (c *Client) Push(ctx context.Context, s *imagestore.Store, desc ocispec.Descriptor, ref name.Reference, opts PushOptions) (PushResult, error) {
 	full := imagestore.FullName(ref)
 	result, err := c.pushTo(ctx, s, desc, ref, opts)
@@ -62,7 +62,7 @@ func (c *Client) pushTo(ctx context.Context, s *imagestore.Store, desc ocispec.D
 		return PushResult{}, err
 	}
 	defer release()
-	top, err := readTree(s, desc, 0)
+	top, err := readTree(s, desc)
 	if err != nil {
 		return PushResult{}, err
 	}
@@ -88,10 +88,31 @@ type node struct {
 	// name is the full name of an embedded image, "" for others.
 	name string
 	sent bool
+	once sync.Once
+	err  error
 }
 
 // readTree reads everything desc reaches from the store and sees that it is there.
-func readTree(s *imagestore.Store, desc ocispec.Descriptor, depth int) (*node, error) {
+func readTree(s *imagestore.Store, desc ocispec.Descriptor) (*node, error) {
+	r := &treeReader{s: s, top: desc.Digest, nodes: map[digest.Digest]*node{}}
+	return r.read(desc, 0)
+}
+
+// treeReader reads each document once, however often it is named.
+type treeReader struct {
+	s     *imagestore.Store
+	top   digest.Digest
+	nodes map[digest.Digest]*node
+}
+
+func (r *treeReader) missing(d ocispec.Descriptor) error {
+	return fmt.Errorf("%w: %w", ErrIncomplete, &imagestore.MissingError{Image: r.top, Blobs: []ocispec.Descriptor{d}})
+}
+
+func (r *treeReader) read(desc ocispec.Descriptor, depth int) (*node, error) {
+	if n, there := r.nodes[desc.Digest]; there {
+		return n, nil
+	}
 	if depth > maxDepth {
 		return nil, fmt.Errorf("%w: indexes are nested more than %d deep", ErrUnsupported, maxDepth)
 	}
@@ -99,39 +120,35 @@ func readTree(s *imagestore.Store, desc ocispec.Descriptor, depth int) (*node, e
 		return nil, err
 	}
 	n := &node{desc: desc, name: desc.Annotations[clusterimage.AnnotationName]}
+	r.nodes[desc.Digest] = n
 	var err error
-	if n.data, err = s.Read(desc.Digest); errors.Is(err, imagestore.ErrNotFound) {
-		return nil, fmt.Errorf("%w: manifest %s: %w", ErrIncomplete, desc.Digest, err)
+	if n.data, err = r.s.Read(desc.Digest); errors.Is(err, imagestore.ErrNotFound) {
+		return nil, r.missing(desc)
 	} else if err != nil {
 		return nil, err
 	}
 	if n.desc.MediaType, err = documentType(n.data, desc.MediaType); err != nil {
 		return nil, fmt.Errorf("reading manifest %s: %w", desc.Digest, err)
 	}
-	if isManifest(n.desc.MediaType) {
+	if imagestore.IsManifest(n.desc.MediaType) {
 		blobs, err := manifestBlobs(desc, n.data)
 		if err != nil {
 			return nil, err
 		}
-		for _, d := range blobs {
-			if err := n.needs(s, d); err != nil {
-				return nil, err
-			}
-		}
-		return n, nil
+		return n, r.blobs(n, blobs)
 	}
 	var idx ocispec.Index
 	if err := json.Unmarshal(n.data, &idx); err != nil {
 		return nil, fmt.Errorf("reading index %s: %w", desc.Digest, err)
 	}
 	for _, d := range idx.Manifests {
-		if !isIndex(d.MediaType) && !isManifest(d.MediaType) {
-			if err := n.needs(s, d); err != nil {
+		if !imagestore.IsIndex(d.MediaType) && !imagestore.IsManifest(d.MediaType) {
+			if err := r.blobs(n, []ocispec.Descriptor{d}); err != nil {
 				return nil, err
 			}
 			continue
 		}
-		child, err := readTree(s, d, depth+1)
+		child, err := r.read(d, depth+1)
 		if err != nil {
 			return nil, err
 		}
@@ -140,20 +157,21 @@ func readTree(s *imagestore.Store, desc ocispec.Descriptor, depth int) (*node, e
 	return n, nil
 }
 
-// needs adds a blob to those of the node. A layer that need not be distributed may be missing.
-func (n *node) needs(s *imagestore.Store, d ocispec.Descriptor) error {
-	if err := checkDescriptor(d); err != nil {
-		return err
-	}
-	there, err := present(s, d)
-	if err != nil {
-		return err
-	}
-	if !there && !foreign(d.MediaType) {
-		return fmt.Errorf("%w: blob %s (%s) of manifest %s: %w", ErrIncomplete, d.Digest, printable(d.MediaType), n.desc.Digest, imagestore.ErrNotFound)
-	}
-	if there {
-		n.blobs = append(n.blobs, d)
+// blobs adds to those that the node needs. A layer that need not be distributed may be missing.
+func (r *treeReader) blobs(n *node, list []ocispec.Descriptor) error {
+	for _, d := range list {
+		if err := checkDescriptor(d); err != nil {
+			return err
+		}
+		there, err := present(r.s, d)
+		if err != nil {
+			return err
+		}
+		if there {
+			n.blobs = append(n.blobs, d)
+		} else if !foreign(d.MediaType) {
+			return r.missing(d)
+		}
 	}
 	return nil
 }
@@ -212,6 +230,11 @@ func (p *pusher) top(ctx context.Context, n *node, ref name.Reference) error {
 
 // tree pushes a manifest and what it needs, unless it is there: a registry has all parts of what it has.
 func (p *pusher) tree(ctx context.Context, n *node) error {
+	n.once.Do(func() { n.err = p.treeOnce(ctx, n) })
+	return n.err
+}
+
+func (p *pusher) treeOnce(ctx context.Context, n *node) error {
 	there, err := p.has(ctx, n.desc.Digest.String(), n.desc.Digest)
 	if err != nil || there {
 		return err
@@ -328,8 +351,13 @@ func (p *pusher) count(top *node) PushResult {
 		}
 	}
 	seen := map[digest.Digest]bool{}
+	counted := map[*node]bool{}
 	var walk func(n *node)
 	walk = func(n *node) {
+		if counted[n] {
+			return
+		}
+		counted[n] = true
 		if n.sent {
 			r.Manifests++
 		}

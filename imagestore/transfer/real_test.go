@@ -142,6 +142,19 @@ func TestRealRegistry(t *testing.T) {
 			}
 		}
 	})
+	t.Run("crane copy and validate", func(t *testing.T) {
+		run(t, "crane", "copy", addr+"/shop/cluster:v1", addr+"/copy/cluster:v3")
+		pullBack(t, addr+"/copy/cluster:v3")
+		var idx ocispec.Index
+		if err := s.ReadJSON(desc.Digest, &idx); err != nil {
+			t.Fatal(err)
+		}
+		img, err := clusterimage.Parse(idx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		run(t, "crane", "validate", "--remote", addr+"/shop/cluster@"+img.Rootfs[0].Digest.String())
+	})
 	t.Run("podman pull", func(t *testing.T) {
 		if os.Geteuid() != 0 {
 			t.Skip("podman wants subordinate IDs where the user is not root")
