@@ -56,8 +56,8 @@ func lock(c *Cluster) []Batch {
 			if err != nil {
 				return err
 			}
-			// The lock goes with the connection; an error here would tell nobody anything.
-			c.Defer(func(context.Context) error { _ = release(); return nil })
+			// The error says that the lock was lost on the way: somebody else may have worked there.
+			c.Defer(func(context.Context) error { return release() })
 			return nil
 		})}
 	})}

@@ -156,7 +156,7 @@ func TestProgressAndJournal(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		log.Write(e.Log)
-		got = append(got, fmt.Sprintf("%s|%s|%v|%v", e.ID, e.Name, e.End, e.Err))
+		got = append(got, fmt.Sprintf("%s|%s|%s|%v|%v", e.ID, e.Parent, e.Name, e.End, e.Skipped))
 	}}}
 	secret := "abcdef.0123456789abcdef"
 	p := &phase{title: "work", limit: 1, batches: func(c *Cluster) []Batch {
@@ -178,7 +178,7 @@ func TestProgressAndJournal(t *testing.T) {
 	if log.String() != "kubeadm join --token <withheld>\nhalf a line\n" {
 		t.Errorf("log %q", log.String())
 	}
-	if all := strings.Join(got, "\n"); !strings.Contains(all, "work/10.0.0.1/rest|10.0.0.1: rest (already done)|true|<nil>") {
+	if all := strings.Join(got, "\n"); !strings.Contains(all, "work/10.0.0.1/rest|work|10.0.0.1: rest|true|true") {
 		t.Errorf("progress:\n%s", all)
 	}
 	entries, err := ReadJournal(dir)
