@@ -300,7 +300,7 @@ func (c *checker) imageList(name string) {
 }
 
 func unjoin(err error) []error {
-	if many, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // ParseImageList joins at the top
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
 		return many.Unwrap()
 	}
 	if err == nil {

@@ -307,7 +307,7 @@ func (a *assembly) scanLayer(ctx context.Context, d digest.Digest) (listing, err
 	tr := tar.NewReader(r)
 	for {
 		h, err := tr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return list, nil
 		}
 		if err != nil {

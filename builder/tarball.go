@@ -137,7 +137,7 @@ func (a *tarball) read(ctx context.Context) ([]member, error) {
 			return nil, err
 		}
 		h, err := tr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

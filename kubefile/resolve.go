@@ -126,7 +126,7 @@ func (s *Stage) checkBase(off int) *Error {
 // globals evaluates the ARGs before the first FROM.
 func (f *File) globals(v Vars) (*scope, []*Docker, *Error) {
 	implicit := platformVars(v)
-	var escape rune = '\\'
+	escape := '\\'
 	if len(f.Stages) > 0 {
 		escape = f.Stages[0].line.escape()
 	}

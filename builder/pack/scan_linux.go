@@ -18,7 +18,7 @@ func statOf(fi fs.FileInfo) (stat, error) {
 		return stat{}, fmt.Errorf("reading status of %s: no system information", fi.Name())
 	}
 	return stat{
-		inode: inode{dev: s.Dev, ino: s.Ino}, nlink: uint64(s.Nlink),
+		inode: inode{dev: s.Dev, ino: s.Ino}, nlink: uint64(s.Nlink), //nolint:unconvert // 32 bits wide on arm64
 		uid: int(s.Uid), gid: int(s.Gid), ctime: time.Unix(s.Ctim.Unix()),
 	}, nil
 }

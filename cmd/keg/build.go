@@ -42,7 +42,7 @@ read, without a daemon and without root.`,
 		Example: `  keg build -t reg.example.com/shop:v1 .
   keg build -t shop:v1 -f deploy/Kubefile --build-arg VERSION=1.2 .
   keg build -t shop:v1 --platform linux/amd64,linux/arm64 .`,
-		Args: exactArgs(1, "the directory of the build context"),
+		Args: oneArg("the directory of the build context"),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.build(c, args[0], flags, out)
 		},

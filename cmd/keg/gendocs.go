@@ -14,7 +14,7 @@ func newGenDocsCommand(_ *app) *cobra.Command {
 		Use:    "gen-docs DIR",
 		Short:  "Write a page of Markdown for every command",
 		Hidden: true,
-		Args:   exactArgs(1, "a directory"),
+		Args:   oneArg("a directory"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := os.MkdirAll(args[0], 0o755); err != nil {
 				return fmt.Errorf("writing docs: %w", err)

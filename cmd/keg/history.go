@@ -14,7 +14,7 @@ func newHistoryCommand(a *app) *cobra.Command {
 		Short: "Show the instructions that made an image",
 		Example: `  keg history shop:v1
   keg history --platform linux/arm64 shop:v1`,
-		Args:              exactArgs(1, "one image"),
+		Args:              oneArg("one image"),
 		ValidArgsFunction: a.completeImages(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			s, err := a.store()

@@ -21,7 +21,7 @@ images, apps, and what is started. With -o json the document has at least name, 
 runtime, kubeVersion, platforms, layers, images, apps, launch, commands, env, labels and size.`,
 		Example: `  keg inspect reg.example.com/shop:v1
   keg inspect -o json shop:v1 | jq -r '.images[].name'`,
-		Args:              exactArgs(1, "one image"),
+		Args:              oneArg("one image"),
 		ValidArgsFunction: a.completeImages(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			s, err := a.store()

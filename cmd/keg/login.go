@@ -25,7 +25,7 @@ with the credential helper that is configured there. The password is asked for, 
 standard input with --password-stdin.`,
 		Example: `  keg login -u builder reg.example.com
   keg login -u builder --password-stdin reg.example.com < token`,
-		Args: exactArgs(1, "a registry"),
+		Args: oneArg("a registry"),
 		RunE: func(c *cobra.Command, args []string) error {
 			show := &display{}
 			client, err := a.client(show)
@@ -73,7 +73,7 @@ func newLogoutCommand(a *app) *cobra.Command {
 		Use:     "logout REGISTRY",
 		Short:   "Forget the login to a registry",
 		Example: `  keg logout reg.example.com`,
-		Args:    exactArgs(1, "a registry"),
+		Args:    oneArg("a registry"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := transfer.Logout(c.Context(), args[0], a.dockerConfigDir()); err != nil {
 				return err

@@ -193,9 +193,9 @@ func noArgs(c *cobra.Command, args []string) error {
 	return nil
 }
 
-func exactArgs(n int, what string) cobra.PositionalArgs {
+func oneArg(what string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
-		if len(args) != n {
+		if len(args) != 1 {
 			return usageErrorf("%s wants %s, got %s", c.CommandPath(), what, quoteAll(args))
 		}
 		return nil

@@ -43,7 +43,7 @@ The same command after a failure goes on where it stopped. keg reset puts the ho
   keg run reg.example.com/shop:v1 --masters 10.0.0.1 --user admin --passwd-file pw --env POD_CIDR=10.8.0.0/16
   keg run shop.tar --masters 10.0.0.1 --nodes 10.0.0.4 --dry-run
   keg run shop.tar`,
-		Args: exactArgs(1, "an image or a file"),
+		Args: oneArg("an image or a file"),
 		ValidArgsFunction: func(c *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			names, _ := a.completeImages(1)(c, args, prefix)
 			return names, cobra.ShellCompDirectiveDefault

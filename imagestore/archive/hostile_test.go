@@ -59,7 +59,7 @@ func hostile(t testing.TB) []struct {
 		t.Fatal(err)
 	}
 	layer := "id1/layer.tar"
-	manifest := string(docker[9].content)
+	manifest := docker[9].content
 	format := archive.ErrFormat
 	return []struct {
 		name string

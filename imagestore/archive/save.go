@@ -160,7 +160,7 @@ func (t tarWriter) file(name string, size int64, r io.Reader) error {
 		}
 		n, err := io.CopyN(t.w, r, min(left, copyStep))
 		left -= n
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
 		if err != nil {

@@ -134,7 +134,7 @@ func (s *stream) plain(r io.Reader) error {
 			n, err = r.Read(b.data[len(b.data):batchSize])
 			b.data = b.data[:len(b.data)+n]
 		}
-		if err != nil && err != io.EOF {
+		if err != nil && !errors.Is(err, io.EOF) {
 			s.giveBack(b)
 			return fmt.Errorf("decompressing: %w", err)
 		}

@@ -291,12 +291,12 @@ find /usr -xdev \( -path /usr/share -o -path '/usr/lib/modules*' \) -prune -o -p
 find /etc /opt /usr/local /root /home /srv /lib/systemd -xdev -type f -exec sha256sum {} + | sort -k 2
 find /run /tmp -xdev -maxdepth 2 -not -path '/run/systemd/*' -not -path '/run/user*' -not -path '/run/udev*' -not -path '/tmp/systemd-private*' | sort
 systemctl list-unit-files --no-legend --no-pager | awk '{print $1, $2}' | sort
-systemctl list-units --all --plain --no-legend --no-pager --type=service,mount,socket | awk '$3 != "inactive" {print $1, $3}' | grep -v -e ^user -e ^session- -e ^run-user -e 'tmpfiles-clean' -e systemd-hostnamed -e systemd-timedated | sort
+systemctl list-units --all --plain --no-legend --no-pager --type=service,mount,socket | awk '$3 != "inactive" {print $1, $3}' | grep -v -e ^user -e ^session- -e ^run-user -e 'tmpfiles-clean' -e systemd-hostnamed -e systemd-timedated -e systemd-networkd-wait-online | sort # the last is started by whoever first wants network-online.target
 awk '{print $5}' /proc/self/mountinfo | grep -v ^/run/user | sort
 ps -eo comm= | grep -v -e '^ps$' -e '^sh$' -e '^awk$' -e '^sort$' -e '^grep$' -e '^sshd$' -e '(sd-pam)' -e '^systemd$' -e hostnamed -e timedated -e '^bash$' -e '^kworker' | sort
 ip -o link | awk -F': ' '{print $2}' | sort
 ip route | sort
-iptables-save | grep -v '^#' | sed 's/\[[0-9:]*\]//'
+iptables-save | grep -E '^(-A|:[^ ]+ -)' | sed 's/\[[0-9:]*\]//' || true # rules and chains; empty tables stay loaded
 sysctl net.ipv4.ip_forward net.ipv4.conf.all.forwarding vm.overcommit_memory kernel.panic 2>/dev/null
 `
 	var all []string

@@ -25,7 +25,7 @@ func main() {
 // run builds into the directory args[0] for each architecture that follows.
 func run(ctx context.Context, args []string) error {
 	if len(args) < 2 {
-		return fmt.Errorf("usage: embednode DIR ARCH...")
+		return fmt.Errorf("usage: embednode DIR ARCHITECTURES")
 	}
 	tmp, err := os.MkdirTemp("", "embednode")
 	if err != nil {

@@ -55,7 +55,7 @@ func run(m *testing.M, n int) int {
 		return m.Run()
 	}
 	if reason := unavailable(); reason != "" {
-		os.Setenv(skipEnv, reason)
+		_ = os.Setenv(skipEnv, reason)
 		return m.Run()
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
