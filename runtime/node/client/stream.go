@@ -88,6 +88,7 @@ var errEnded = errors.New("the host has ended the stream")
 // stream calls a verb whose stdin is the tar archive that fill writes, and reads its answer into resp.
 func (c *Client) stream(ctx context.Context, verb node.Verb, resp any, fill func(context.Context, *tar.Writer) error) error {
 	r, w := io.Pipe()
+	asked := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	filled := make(chan error, 1)
@@ -104,6 +105,9 @@ func (c *Client) stream(ctx context.Context, verb node.Verb, resp any, fill func
 	_ = r.CloseWithError(errEnded)
 	cancel() // a source that is being opened for nobody
 	sent := <-filled
+	if asked.Err() != nil {
+		return context.Cause(asked)
+	}
 	if sent != nil && !errors.Is(sent, errEnded) && !errors.Is(sent, context.Canceled) {
 		return fmt.Errorf("%s%w", c.prefix(), sent) // why the host saw an early end
 	}
