@@ -79,12 +79,13 @@ type SudoError struct {
 
 // Error names the host, the user and what sudo said.
 func (e *SudoError) Error() string {
-	text := "sudo refused"
-	if e.Wrong {
-		text = "sudo refused the password"
+	user := e.User
+	if user == "" {
+		user = "the user"
 	}
-	if e.User != "" {
-		text += " of " + e.User
+	text := "sudo refused " + user
+	if e.Wrong {
+		text = "sudo refused the password of " + user
 	}
 	if e.Host != "" {
 		text = e.Host + ": " + text
