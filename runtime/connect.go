@@ -56,8 +56,15 @@ func lock(c *Cluster) []Batch {
 			if err != nil {
 				return err
 			}
-			// The error says that the lock was lost on the way: somebody else may have worked there.
-			c.Defer(func(context.Context) error { return release() })
+			c.Defer(func(ctx context.Context) error {
+				// A host that was looked at and not touched keeps nothing of keg.
+				var err error
+				if n.known && n.State.UID == "" && !n.forgotten {
+					err = n.Host.Forget(ctx)
+				}
+				// That of release says that the lock was lost on the way: somebody else may have worked there.
+				return errors.Join(err, release())
+			})
 			return nil
 		})}
 	})}
@@ -84,7 +91,7 @@ func (c *Cluster) facts(ctx context.Context, n *Node) error {
 	took := time.Since(before)
 	n.skew = time.Unix(0, f.UnixNano).Sub(before.Add(took / 2))
 	n.skewError = took / 2
-	n.Facts = f
+	n.Facts, n.known = f, true
 	if f.State != nil {
 		n.State = *f.State
 	}

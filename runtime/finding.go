@@ -37,8 +37,7 @@ func (f Finding) String() string {
 	return fmt.Sprintf("%s: %s (%s): %s", f.Severity, text, f.ID, f.Cure)
 }
 
-// PreflightError says that checks forbid the run. Nothing was changed on any host, but for keg-node,
-// which is there now.
+// PreflightError says that checks forbid the run. Nothing was changed on any host.
 type PreflightError struct {
 	// Findings holds warnings as well, errors first.
 	Findings []Finding

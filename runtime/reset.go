@@ -151,6 +151,10 @@ func undo(c *Cluster) []Batch {
 
 func forget(c *Cluster) []Batch {
 	return []Batch{each(c.Nodes, func(n *Node) []Step {
-		return []Step{n.On("remove keg-node", func(ctx context.Context, _ io.Writer) error { return n.Host.Forget(ctx) })}
+		return []Step{n.On("remove keg-node", func(ctx context.Context, _ io.Writer) error {
+			err := n.Host.Forget(ctx)
+			n.forgotten = err == nil
+			return err
+		})}
 	})}
 }

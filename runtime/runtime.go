@@ -133,6 +133,8 @@ type Node struct {
 
 	skew      time.Duration // of the host's clock against this machine's
 	skewError time.Duration // the measurement is right to this much
+	known     bool          // Facts and State are what the host says
+	forgotten bool          // keg-node is gone from there
 	findings  []Finding
 	reset     ResetHost
 	changed   []string // paths that installing changed

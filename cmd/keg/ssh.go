@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -34,7 +35,7 @@ func (f *sshFlags) register(c *cobra.Command) {
 	flags.StringVarP(&f.password, "passwd", "p", "", "password of the user (visible to others on this machine: prefer the agent, --pk, --passwd-file or KEG_SSH_PASSWORD)")
 	flags.StringVar(&f.passwordFile, "passwd-file", "", "file with the password of the user; - asks for it")
 	flags.StringSliceVar(&f.keys, "pk", nil, "private keys (default: those in ~/.ssh, and the agent's)")
-	flags.BoolVar(&f.sudo, "sudo", false, "run everything by sudo (the default for users other than root)")
+	flags.BoolVar(&f.sudo, "sudo", false, "run everything by sudo, also as root (the default for other users)")
 	flags.StringVar(&f.hostKeyPolicy, "host-key-policy", string(remote.Strict), "what to do about host keys: strict (known ones only), accept-new (trust on first use), insecure (trust anybody)")
 	flags.StringVar(&f.knownHosts, "known-hosts", "", "file with known host keys (default ~/.ssh/known_hosts)")
 	flags.StringSliceVar(&f.jump, "jump", nil, "hosts to go through, [USER@]HOST[:PORT], the nearest first")
@@ -86,7 +87,7 @@ func (a *app) connector(f sshFlags) (func(context.Context, runtime.Address) (rem
 			}
 		}
 	}
-	password := onceContext(func(ctx context.Context) (string, error) { return a.sshPassword(f) })
+	password := a.sshPassword(f)
 	config := remote.SSHConfig{
 		Port: f.port, User: f.user, Keys: keys, AgentSocket: agent, HostKeyPolicy: policy, KnownHosts: known,
 		Password: password,
@@ -99,26 +100,30 @@ func (a *app) connector(f sshFlags) (func(context.Context, runtime.Address) (rem
 		return nil, err
 	}
 	return func(ctx context.Context, address runtime.Address) (remote.Runner, error) {
-		if address.Host == "" {
-			local := remote.Local()
-			if os.Getuid() == 0 {
-				return local, nil
+		var r remote.Runner = remote.Local()
+		if address.Host != "" {
+			c := config
+			c.Host, c.Jump = address.Host, jumps
+			if address.Port != 0 {
+				c.Port = address.Port
 			}
-			return remote.Sudo(local), nil
+			conn, err := remote.Dial(ctx, c)
+			if err != nil {
+				return nil, err
+			}
+			r = conn
 		}
-		c := config
-		c.Host, c.Jump = address.Host, jumps
-		if address.Port != 0 {
-			c.Port = address.Port
+		if f.sudo {
+			return remote.SudoPassword(r, password), nil
 		}
-		conn, err := remote.Dial(ctx, c)
+		root, err := remote.AsRoot(ctx, r, password)
 		if err != nil {
+			if conn, ok := r.(io.Closer); ok {
+				_ = conn.Close()
+			}
 			return nil, err
 		}
-		if f.user == "root" && !f.sudo {
-			return conn, nil
-		}
-		return remote.SudoPassword(conn, password), nil
+		return root, nil
 	}, nil
 }
 
@@ -139,21 +144,30 @@ func parseJumps(config remote.SSHConfig, list []string) ([]remote.SSHConfig, err
 	return jumps, nil
 }
 
-// sshPassword is what --passwd, --passwd-file or KEG_SSH_PASSWORD say, or what is typed when asked.
-func (a *app) sshPassword(f sshFlags) (string, error) {
+// sshPassword gives what --passwd, --passwd-file or KEG_SSH_PASSWORD say, or what is typed when asked;
+// it is nil where there is none and nobody to ask.
+func (a *app) sshPassword(f sshFlags) func(context.Context) (string, error) {
+	var find func() (string, error)
 	switch {
 	case f.password != "":
-		return f.password, nil
+		find = func() (string, error) { return f.password, nil }
 	case f.passwordFile != "" && f.passwordFile != "-":
-		data, err := os.ReadFile(f.passwordFile)
-		if err != nil {
-			return "", fmt.Errorf("reading password: %w", err)
+		find = func() (string, error) {
+			data, err := os.ReadFile(f.passwordFile)
+			if err != nil {
+				return "", fmt.Errorf("reading password: %w", err)
+			}
+			return strings.TrimRight(string(data), "\r\n"), nil
 		}
-		return strings.TrimRight(string(data), "\r\n"), nil
 	case a.env("KEG_SSH_PASSWORD") != "" && f.passwordFile == "":
-		return a.env("KEG_SSH_PASSWORD"), nil
+		find = func() (string, error) { return a.env("KEG_SSH_PASSWORD"), nil }
+	default:
+		if _, err := a.terminal(); err != nil && f.passwordFile == "" {
+			return nil
+		}
+		find = func() (string, error) { return a.askSecret("Password of " + f.user + ": ") }
 	}
-	return a.askSecret("Password of " + f.user + ": ")
+	return onceContext(func(context.Context) (string, error) { return find() })
 }
 
 // onceContext calls f once, also from several goroutines, and gives everybody its result.

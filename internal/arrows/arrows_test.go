@@ -18,7 +18,7 @@ var mayImport = map[string][]string{
 	"internal/atomicfile":     {},
 	"internal/lockfile":       {},
 	"imagestore/clusterimage": {},
-	"imagestore/unpack":       {},
+	"imagestore/unpack":       {"internal/progress"},
 	"kubefile":                {},
 	"basefs":                  {},
 	"imagestore":              {"imagestore/clusterimage", "imagestore/unpack", "internal/progress", "internal/atomicfile", "internal/lockfile"},

@@ -26,9 +26,6 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv("KEG_E2E_BIN") == "" || os.Getenv("KEG_E2E_KEG") == "" {
-		os.Exit(m.Run()) // every test skips
-	}
 	labtest.Main(m, 2)
 }
 
@@ -46,12 +43,18 @@ func open(t *testing.T) *bench {
 	if os.Getenv("KEG_E2E_BIN") == "" {
 		t.Skip("SKIP e2e: make e2e runs this with real Kubernetes binaries")
 	}
+	b := newBench(t, os.Getenv("KEG_E2E_KEG"))
+	b.bin = os.Getenv("KEG_E2E_BIN")
+	return b
+}
+
+func newBench(t *testing.T, keg string) *bench {
+	t.Helper()
 	lab := labtest.Open(t)
 	if len(lab.Hosts) < 2 {
 		t.Fatalf("the lab has %d hosts, want 2", len(lab.Hosts))
 	}
-	b := &bench{T: t, lab: lab, home: t.TempDir(), bin: os.Getenv("KEG_E2E_BIN"), keg: os.Getenv("KEG_E2E_KEG")}
-	return b
+	return &bench{T: t, lab: lab, home: t.TempDir(), keg: keg}
 }
 
 func (b *bench) command(ctx context.Context, args ...string) *exec.Cmd {
@@ -289,7 +292,7 @@ find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /
   -o -path /var/lib/systemd -o -path /dev \) -prune -o -printf '%y %m %U:%G %p %l\n' | sort
 find /usr -xdev \( -path /usr/share -o -path '/usr/lib/modules*' \) -prune -o -printf '%y %m %U:%G %p %l\n' | sort
 find /etc /opt /usr/local /root /home /srv /lib/systemd -xdev -type f -exec sha256sum {} + | sort -k 2
-find /run /tmp -xdev -maxdepth 2 -not -path '/run/systemd/*' -not -path '/run/user*' -not -path '/run/udev*' -not -path '/tmp/systemd-private*' | sort
+find /run /tmp -xdev -maxdepth 2 -not -path '/run/systemd/*' -not -path '/run/user*' -not -path '/run/udev*' -not -path '/run/sudo*' -not -path '/tmp/systemd-private*' | sort
 systemctl list-unit-files --no-legend --no-pager | awk '{print $1, $2}' | sort
 systemctl list-units --all --plain --no-legend --no-pager --type=service,mount,socket | awk '$3 != "inactive" {print $1, $3}' | grep -v -e ^user -e ^session- -e ^run-user -e 'tmpfiles-clean' -e systemd-hostnamed -e systemd-timedated -e systemd-networkd-wait-online | sort # the last is started by whoever first wants network-online.target
 awk '{print $5}' /proc/self/mountinfo | grep -v ^/run/user | sort

@@ -60,6 +60,14 @@ type sudo struct {
 
 var _ Runner = (*sudo)(nil)
 
+// Close closes the runner below, where that can be.
+func (s *sudo) Close() error {
+	if c, ok := s.runner.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
+
 // Host is that of the Runner below.
 func (s *sudo) Host() string { return hostOf(s.runner) }
 

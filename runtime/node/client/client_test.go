@@ -1,3 +1,5 @@
+//go:build linux // keg-node is, and these tests run it
+
 package client
 
 import (

@@ -291,7 +291,8 @@ func (h *Host) Forget(ctx context.Context) error {
 	if !rec.undone() {
 		return node.Errorf(node.KindNotUndone, "%d things that keg changed on this host are not put back yet", len(rec.entries))
 	}
-	if err := h.unmountBelow(node.Dir, nil); err != nil {
+	// A disk that somebody mounted there stays, empty.
+	if err := h.unmountBelow(node.Dir, []string{node.Dir}); err != nil {
 		return err
 	}
 	names, err := os.ReadDir(h.path(node.Dir))
@@ -313,8 +314,10 @@ func (h *Host) Forget(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := h.removeTree(node.Dir, nil); err != nil {
-		return err
+	if !slices.Contains(h.mounts(), node.Dir) {
+		if err := h.removeTree(node.Dir, nil); err != nil {
+			return err
+		}
 	}
 	return h.forgetLock()
 }

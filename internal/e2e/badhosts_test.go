@@ -1,0 +1,152 @@
+package e2e
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	goruntime "runtime"
+	"strings"
+	"testing"
+)
+
+// openHosts is open for tests that need hosts and keg, but no Kubernetes.
+func openHosts(t *testing.T) *bench {
+	t.Helper()
+	keg := os.Getenv("KEG_E2E_KEG")
+	if keg == "" {
+		keg = filepath.Join(moduleRoot(), "bin", "keg")
+	}
+	if _, err := os.Stat(keg); err != nil {
+		t.Skip("SKIP hosts: no bin/keg; make build makes it")
+	}
+	return newBench(t, keg)
+}
+
+// fails runs keg run, which must exit with code and say all of texts.
+func (b *bench) fails(code int, env []string, args []string, texts ...string) {
+	b.Helper()
+	cmd := b.command(b.Context(), append([]string{"run"}, args...)...)
+	cmd.Env = append(cmd.Env, env...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != code {
+		b.Errorf("keg run %s: %v, want exit code %d\n%s", strings.Join(args, " "), err, code, stderr.String())
+	}
+	for _, text := range texts {
+		if !strings.Contains(stderr.String(), text) {
+			b.Errorf("keg run %s does not say %q:\n%s", strings.Join(args, " "), text, stderr.String())
+		}
+	}
+}
+
+// TestRefusals: what is wrong with hosts or logins is one clear error, and the hosts stay as they were.
+func TestRefusals(t *testing.T) {
+	b := openHosts(t)
+	sample := filepath.Join(moduleRoot(), "testdata", "sample")
+	b.run("build", "-t", "sample:v1", "--platform", "linux/amd64", sample)
+	const h1 = 0
+	host, other := b.lab.Hosts[h1], b.lab.Hosts[1]
+	b.lab.Exec(t, host.Name, "sh", "-c", "echo ops:right-password | chpasswd")
+	before := b.snapshots()
+
+	known := filepath.Join(b.home, "known_hosts")
+	key := b.lab.Exec(t, host.Name, "cat", "/etc/ssh/ssh_host_ed25519_key.pub")
+	otherKey := b.lab.Exec(t, other.Name, "cat", "/etc/ssh/ssh_host_ed25519_key.pub")
+	write := func(lines ...string) {
+		t.Helper()
+		if err := os.WriteFile(known, []byte(strings.Join(lines, "")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	login := func(flags ...string) []string {
+		return append([]string{"sample:v1", "--name", "bad", "--masters", host.Addr, "--known-hosts", known}, flags...)
+	}
+	withKey := func(flags ...string) []string { return login(append([]string{"--pk", b.lab.Key}, flags...)...) }
+
+	write()
+	b.fails(1, nil, withKey(), "unknown host key", host.Addr, "hint:", "accept-new")
+	write(host.Addr + " " + otherKey)
+	b.fails(1, nil, withKey("--host-key-policy", "accept-new"), "host key changed", known+":1", "hint:")
+	write(host.Addr + " " + key)
+
+	unreachable := strings.TrimSuffix(host.Addr, ".11") + ".250"
+	b.fails(1, nil, []string{"sample:v1", "--name", "bad", "--masters", unreachable, "--pk", b.lab.Key}, "unreachable", unreachable, "hint:")
+	b.fails(1, []string{"KEG_SSH_PASSWORD=wrong-password"}, login("--user", "ops"), "login as ops refused", "password", "hint:")
+	b.fails(1, nil, withKey("--user", "nobody-here"), "login as nobody-here refused")
+	b.fails(1, []string{"KEG_SSH_PASSWORD=wrong-password"}, withKey("--user", "plain"), "sudo refused", "plain", "hint:")
+	if strings.Contains(b.lab.Exec(t, host.Name, "sh", "-c", "journalctl --no-pager; cat /var/log/* 2>/dev/null || true"), "wrong-password") {
+		t.Error("a password stands in a log of the host")
+	}
+
+	b.lab.Exec(t, host.Name, "sh", "-c", "mkdir /var/lib/keg-node && mount -t tmpfs -o size=24m tmpfs /var/lib/keg-node")
+	b.fails(3, nil, withKey(), "disk", "free", "needed", "make room")
+	b.lab.Exec(t, host.Name, "sh", "-c", "umount /var/lib/keg-node && rmdir /var/lib/keg-node")
+
+	b.fails(3, nil, withKey("--nodes", host.Addr), "named as a master and as a node")
+	b.fails(3, nil, []string{"sample:v1", "--masters", host.Addr + "," + other.Addr, "--pk", b.lab.Key}, "more control planes")
+	b.compare(before, b.snapshots())
+}
+
+// hollow is the context of a base image that has everything but programs.
+func (b *bench) hollow() string {
+	b.Helper()
+	dir := filepath.Join(b.home, "hollow")
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(moduleRoot(), "basefs", "kubernetes"))); err != nil {
+		b.Fatal(err)
+	}
+	program := filepath.Join(b.home, "program")
+	files := map[string]string{
+		program:                              "#!/bin/sh\nexit 1\n",
+		filepath.Join(dir, "Metadata"):       `{"version": "` + kubeVersion + `", "arch": "` + goruntime.GOARCH + `", "ClusterRuntime": "kubernetes"}`,
+		filepath.Join(dir, "Kubefile"):       "FROM scratch\nCOPY . /\n",
+		filepath.Join(dir, "bin", "kubelet"): "not a program",
+	}
+	for name, text := range files {
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			b.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(text), 0o755); err != nil {
+			b.Fatal(err)
+		}
+	}
+	var images []image
+	for _, name := range []string{"pause:3.10.2", "etcd:3.7.0-0", "kube-apiserver:" + kubeVersion, "kube-controller-manager:" + kubeVersion, "kube-scheduler:" + kubeVersion} {
+		images = append(images, image{ref: "registry.k8s.io/" + name, program: program})
+	}
+	if err := writeImages(b.Context(), filepath.Join(dir, "images", "control-plane.tar"), images); err != nil {
+		b.Fatal(err)
+	}
+	return dir
+}
+
+// TestHalfWay: the image has no programs, so a run fails when the first should start. A reset takes
+// away what was there by then, on a host reached by a user with a password and sudo.
+func TestHalfWay(t *testing.T) {
+	b := openHosts(t)
+	b.run("build", "-t", "sample:v1", b.hollow())
+	host := b.lab.Hosts[0]
+	b.lab.Exec(t, host.Name, "sh", "-c", "echo ops:right-password | chpasswd")
+	before := b.snapshots()
+	password := filepath.Join(b.home, "password")
+	if err := os.WriteFile(password, []byte("right-password\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"sample:v1", "--name", "half", "--masters", host.Addr, "--user", "ops", "--passwd-file", password, "--host-key-policy", "accept-new",
+		"--env", "KUBE_DNS=disabled", "--env", "KUBE_PROXY=disabled"}
+	for range 2 { // the second run goes on where the first failed, and fails there as well
+		b.fails(1, nil, args, "make the control plane", "containerd")
+	}
+	if state := b.lab.Exec(t, host.Name, "stat", "-c", "%a", "/var/lib/keg-node"); strings.TrimSpace(state) != "700" {
+		t.Errorf("mode of /var/lib/keg-node is %s", state)
+	}
+	b.run("reset", "--name", "half", "--yes")
+	b.compare(before, b.snapshots())
+	if entries, _ := os.ReadDir(filepath.Join(b.home, "store", "clusters")); len(entries) > 0 {
+		t.Errorf("the record of the cluster is still there: %v", fmt.Sprint(entries))
+	}
+}
