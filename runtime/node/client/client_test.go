@@ -1,4 +1,4 @@
-//go:build linux // keg-node is, and these tests run it
+//go:build linux
 
 package client
 
