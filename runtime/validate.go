@@ -273,29 +273,29 @@ var hostName123 = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9](
 // hostFindings are those that concern a host with any runtime, and those of the driver.
 func (c *Cluster) hostFindings(n *Node) []Finding {
 	var list []Finding
-	add := func(severity Severity, id, text, cure string) {
-		list = append(list, Finding{Host: n.Address.String(), ID: id, Severity: severity, Text: text, Cure: cure})
+	add := func(id, text, cure string) {
+		list = append(list, Finding{Host: n.Address.String(), ID: id, Severity: Fatal, Text: text, Cure: cure})
 	}
 	f := n.Facts
 	if f.Init != "systemd" {
-		add(Fatal, "init", "its init system is not systemd", "use a host that runs systemd")
+		add("init", "its init system is not systemd", "use a host that runs systemd")
 	}
 	switch {
 	case !hostName123.MatchString(n.Name) || len(n.Name) > 63:
-		add(Fatal, "hostname", fmt.Sprintf("its host name %q is none that Kubernetes can use", f.Hostname), "hostnamectl set-hostname NAME, of letters, digits and hyphens, 63 at most")
+		add("hostname", fmt.Sprintf("its host name %q is none that Kubernetes can use", f.Hostname), "hostnamectl set-hostname NAME, of letters, digits and hyphens, 63 at most")
 	case n.Name == "localhost" || strings.HasPrefix(n.Name, "localhost."):
-		add(Fatal, "hostname", "its host name is localhost", "hostnamectl set-hostname NAME")
+		add("hostname", "its host name is localhost", "hostnamectl set-hostname NAME")
 	}
 	if !slices.Contains(f.Addresses, n.IP) {
-		add(Fatal, "address", fmt.Sprintf("it does not have the address %s itself (it has %s)", n.IP, strings.Join(f.Addresses, ", ")), "name it by an address of one of its network cards")
+		add("address", fmt.Sprintf("it does not have the address %s itself (it has %s)", n.IP, strings.Join(f.Addresses, ", ")), "name it by an address of one of its network cards")
 	}
 	if !f.DefaultRoute {
-		add(Fatal, "default-route", "it has no default route; kubelet cannot choose an address", "add one, even one that leads nowhere: ip link add dummy0 type dummy; ip addr add 203.0.113.254/31 dev dummy0; ip link set dummy0 up; ip route add default via 203.0.113.255 dev dummy0 metric 1000")
+		add("default-route", "it has no default route; kubelet cannot choose an address", "add one, even one that leads nowhere: ip link add dummy0 type dummy; ip addr add 203.0.113.254/31 dev dummy0; ip link set dummy0 up; ip route add default via 203.0.113.255 dev dummy0 metric 1000")
 	}
 	total := size(c.blobsFor(n))
 	// The blobs, the unpacked rootfs of three times their size, and the images once more in the engine.
 	if need := 5*total + 1<<30; f.DiskFree < need && !n.Done(doneUnpack) {
-		add(Fatal, "disk", fmt.Sprintf("%s free, %s needed", megabytes(f.DiskFree), megabytes(need)), "make room on the file system of /var/lib")
+		add("disk", fmt.Sprintf("%s free, %s needed", megabytes(f.DiskFree), megabytes(need)), "make room on the file system of /var/lib")
 	}
 	return append(list, c.Driver.Preflight(c, n)...)
 }

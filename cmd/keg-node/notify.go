@@ -19,6 +19,6 @@ func notifyReady(net.Addr) {
 	if err != nil {
 		return
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	_, _ = conn.Write([]byte("READY=1"))
 }

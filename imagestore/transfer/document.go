@@ -71,7 +71,7 @@ func (c *Client) head(ctx context.Context, repo name.Repository, id string) (dig
 		return "", err
 	}
 	r := request{op: "looking for manifest " + id, method: http.MethodHead, path: "manifests/" + id, header: acceptManifests}
-	resp, _, err := c.call(ctx, s, r, maxErrorBody, http.StatusOK, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusBadRequest) //nolint:bodyclose // call reads and closes it
+	resp, _, err := c.call(ctx, s, r, maxErrorBody, http.StatusOK, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusBadRequest)
 	if err != nil {
 		return "", err
 	}
@@ -89,7 +89,7 @@ func (c *Client) manifest(ctx context.Context, repo name.Repository, id string) 
 		return ocispec.Descriptor{}, nil, err
 	}
 	r := request{op: "reading manifest " + id, method: http.MethodGet, path: "manifests/" + id, header: acceptManifests}
-	resp, data, err := c.call(ctx, s, r, maxManifest, http.StatusOK) //nolint:bodyclose // call reads and closes it
+	resp, data, err := c.call(ctx, s, r, maxManifest, http.StatusOK)
 	if err != nil {
 		return ocispec.Descriptor{}, nil, err
 	}

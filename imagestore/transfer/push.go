@@ -260,7 +260,7 @@ func (p *pusher) parts(ctx context.Context, n *node) error {
 // has says whether a tag or digest stands for the manifest d in the registry.
 func (p *pusher) has(ctx context.Context, id string, d digest.Digest) (bool, error) {
 	r := request{op: "looking for manifest " + id, method: http.MethodHead, path: "manifests/" + id, header: acceptManifests}
-	resp, _, err := p.c.call(ctx, p.session, r, maxErrorBody, http.StatusOK, http.StatusNotFound, http.StatusMethodNotAllowed) //nolint:bodyclose // call reads and closes it
+	resp, _, err := p.c.call(ctx, p.session, r, maxErrorBody, http.StatusOK, http.StatusNotFound, http.StatusMethodNotAllowed)
 	if err != nil {
 		return false, err
 	}

@@ -42,7 +42,7 @@ func (d Driver) Join(c *runtime.Cluster) []runtime.Batch {
 		}))
 	}
 	return []runtime.Batch{
-		{first.On("make a join token", func(ctx context.Context, out writer) error { return j.prepare(ctx, d, c, out) })},
+		{first.On("make a join token", func(ctx context.Context, _ writer) error { return j.prepare(ctx, d, c) })},
 		steps,
 		{first.On("delete the join token", func(ctx context.Context, _ writer) error {
 			if j.token == "" {
@@ -54,7 +54,7 @@ func (d Driver) Join(c *runtime.Cluster) []runtime.Batch {
 }
 
 // prepare makes the token, unless all workers have joined already.
-func (j *join) prepare(ctx context.Context, d Driver, c *runtime.Cluster, out writer) error {
+func (j *join) prepare(ctx context.Context, d Driver, c *runtime.Cluster) error {
 	list, err := d.Nodes(ctx, c)
 	if err != nil {
 		return err
@@ -67,10 +67,10 @@ func (j *join) prepare(ctx context.Context, d Driver, c *runtime.Cluster, out wr
 	}) {
 		return runtime.ErrAlready
 	}
-	return j.makeToken(ctx, c, out)
+	return j.makeToken(ctx, c)
 }
 
-func (j *join) makeToken(ctx context.Context, c *runtime.Cluster, out writer) error {
+func (j *join) makeToken(ctx context.Context, c *runtime.Cluster) error {
 	first := c.First()
 	ca, err := fileOf(ctx, first, "/etc/kubernetes/pki/ca.crt")
 	if err != nil {

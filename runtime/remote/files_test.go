@@ -180,7 +180,7 @@ func TestPutFileDiskFull(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", dir).CombinedOutput(); err != nil {
 		t.Skipf("cannot mount: %s", out)
 	}
-	t.Cleanup(func() { _ = exec.Command("umount", dir).Run() }) //nolint:noctx // must run though the test is over
+	t.Cleanup(func() { _ = exec.Command("umount", dir).Run() })
 	big := bytes.Repeat([]byte("x"), 4<<20)
 	s := remotetest.Start(t, remotetest.Options{})
 	_, err := remote.PutFile(t.Context(), dial(t, config(s)), dir+"/file", 0o600, bytes.NewReader(big), digest.FromBytes(big))

@@ -68,7 +68,7 @@ func openSSH(t *testing.T, options string) remote.SSHConfig {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	cmd := exec.Command(sshd, "-D", "-e", "-f", filepath.Join(dir, "sshd_config")) //nolint:noctx // ended below
+	cmd := exec.Command(sshd, "-D", "-e", "-f", filepath.Join(dir, "sshd_config"))
 	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

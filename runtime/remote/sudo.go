@@ -174,7 +174,7 @@ type guardedReader struct {
 
 func (g *guardedReader) Read(p []byte) (int, error) {
 	n, err := g.Reader.Read(p)
-	if err != nil && err != io.EOF { //nolint:errorlint // io.Reader's contract
+	if err != nil && err != io.EOF {
 		g.kill(fmt.Errorf("reading its input: %w", err))
 	}
 	return n, err

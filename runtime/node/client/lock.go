@@ -59,7 +59,7 @@ func (c *Client) Lock(ctx context.Context, r node.LockRequest) (release func() e
 		return nil, c.failure(node.VerbLock, err, out.bytes())
 	case <-ctx.Done():
 		stop()
-		<-ended
+		<-ended //nolint:errcheck // it ended because we ended it
 		return nil, context.Cause(ctx)
 	}
 	return sync.OnceValue(func() error {

@@ -168,7 +168,7 @@ func forward(n ssh.NewChannel) {
 		_ = n.Reject(ssh.ConnectionFailed, err.Error())
 		return
 	}
-	out, err := net.Dial("tcp", net.JoinHostPort(target.Host, strconv.Itoa(int(target.Port)))) //nolint:noctx // a test's
+	out, err := net.Dial("tcp", net.JoinHostPort(target.Host, strconv.Itoa(int(target.Port))))
 	if err != nil {
 		_ = n.Reject(ssh.ConnectionFailed, err.Error())
 		return
