@@ -6,12 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -32,10 +32,11 @@ func TestMain(m *testing.M) {
 // bench is one operator's machine: a keg, a store, a home directory and the hosts of the lab.
 type bench struct {
 	*testing.T
-	lab  *labtest.Lab
-	home string
-	bin  string
-	keg  string
+	lab   *labtest.Lab
+	home  string
+	store string
+	bin   string
+	keg   string
 }
 
 func open(t *testing.T) *bench {
@@ -54,12 +55,13 @@ func newBench(t *testing.T, keg string) *bench {
 	if len(lab.Hosts) < 2 {
 		t.Fatalf("the lab has %d hosts, want 2", len(lab.Hosts))
 	}
-	return &bench{T: t, lab: lab, home: t.TempDir(), keg: keg}
+	home := t.TempDir()
+	return &bench{T: t, lab: lab, home: home, store: filepath.Join(home, "store"), keg: keg}
 }
 
 func (b *bench) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, b.keg, args...)
-	cmd.Env = []string{"HOME=" + b.home, "KEG_ROOT=" + filepath.Join(b.home, "store"), "PATH=" + os.Getenv("PATH")}
+	cmd.Env = []string{"HOME=" + b.home, "KEG_ROOT=" + b.store, "PATH=" + os.Getenv("PATH")}
 	return cmd
 }
 
@@ -87,22 +89,40 @@ func (b *bench) clusterFlags() []string {
 	}
 }
 
+// built is the one cluster image of all tests.
+var built struct {
+	once sync.Once
+	file string
+}
+
 // file builds the base image, the app image on top of it and saves that as one file.
 func (b *bench) file() string {
 	b.Helper()
-	base := filepath.Join(b.home, "base")
-	if err := baseContext(b.Context(), base, b.bin); err != nil {
-		b.Fatal(err)
+	built.once.Do(func() {
+		dir := b.lab.Scratch()
+		builder := *b
+		builder.store = filepath.Join(dir, "builder")
+		base := filepath.Join(dir, "base")
+		if err := baseContext(b.Context(), base, b.bin); err != nil {
+			b.Fatal(err)
+		}
+		builder.run("build", "-t", baseName, base)
+		shop := filepath.Join(dir, "shop")
+		if err := shopContext(b.Context(), shop, b.bin, baseName); err != nil {
+			b.Fatal(err)
+		}
+		builder.run("build", "-t", appName, shop)
+		file := filepath.Join(dir, "shop.tar")
+		builder.run("save", "-o", file, appName)
+		if err := errors.Join(os.RemoveAll(builder.store), os.RemoveAll(base)); err != nil {
+			b.Fatal(err)
+		}
+		built.file = file
+	})
+	if built.file == "" {
+		b.Fatal("building the image has failed before")
 	}
-	b.run("build", "-t", baseName, base)
-	shop := filepath.Join(b.home, "shop")
-	if err := shopContext(b.Context(), shop, b.bin, baseName); err != nil {
-		b.Fatal(err)
-	}
-	b.run("build", "-t", appName, shop)
-	file := filepath.Join(b.home, "shop.tar")
-	b.run("save", "-o", file, appName)
-	return file
+	return built.file
 }
 
 func (b *bench) kubectl(args ...string) string {
@@ -226,61 +246,6 @@ func TestCluster(t *testing.T) {
 	b.compare(before, b.snapshots())
 }
 
-// killPoints are the phases in which the resume test kills keg run: while the hosts are being filled,
-// while the control plane starts, and while the worker joins.
-var killPoints = []string{"distribute/", "make the control plane/", "join workers/"}
-
-// TestResume kills keg at several points; the same command then ends in a cluster all the same.
-func TestResume(t *testing.T) {
-	b := open(t)
-	file := b.file()
-	before := b.snapshots()
-	args := append([]string{"run", "--progress", "json", file}, b.clusterFlags()...)
-	for i, point := range killPoints {
-		cmd := b.command(t.Context(), args...)
-		stderr, err := cmd.StderrPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		seen := b.killAt(cmd, stderr, point)
-		_ = cmd.Wait() // it was killed
-		if !seen {
-			t.Fatalf("run %d ended before phase %q was reached", i, point)
-		}
-		t.Logf("killed in phase %q", point)
-	}
-	b.run(append([]string{"run", file}, b.clusterFlags()...)...)
-	b.checkCluster()
-	if leaks := b.lab.Leaks(t); len(leaks) > 0 {
-		t.Errorf("packets left for %v", leaks)
-	}
-	b.run("reset", "--name", "e2e", "--yes")
-	b.compare(before, b.snapshots())
-}
-
-// killAt kills the command with SIGKILL two seconds into the phase.
-func (b *bench) killAt(cmd *exec.Cmd, stderr io.Reader, phase string) bool {
-	b.Helper()
-	d := json.NewDecoder(stderr)
-	seen := false
-	for {
-		var e struct{ ID, Name, Error string }
-		if err := d.Decode(&e); err != nil {
-			return seen
-		}
-		if e.Error != "" {
-			b.Logf("%s: %s", e.Name, e.Error)
-		}
-		if !seen && strings.Contains(e.ID, phase) {
-			seen = true
-			time.AfterFunc(2*time.Second, func() { _ = cmd.Process.Kill() })
-		}
-	}
-}
-
 // snapshots are what keg may not leave changed on each host: files with their content, units, mounts,
 // processes, network devices and the rules of the packet filter.
 func (b *bench) snapshots() []string {
@@ -296,7 +261,7 @@ find /run /tmp -xdev -maxdepth 2 -not -path '/run/systemd/*' -not -path '/run/us
 systemctl list-unit-files --no-legend --no-pager | awk '{print $1, $2}' | sort
 systemctl list-units --all --plain --no-legend --no-pager --type=service,mount,socket | awk '$3 != "inactive" {print $1, $3}' | grep -v -e ^user -e ^session- -e ^run-user -e 'tmpfiles-clean' -e systemd-hostnamed -e systemd-timedated -e systemd-networkd-wait-online | sort # the last is started by whoever first wants network-online.target
 awk '{print $5}' /proc/self/mountinfo | grep -v ^/run/user | sort
-ps -eo comm= | grep -v -e '^ps$' -e '^sh$' -e '^awk$' -e '^sort$' -e '^grep$' -e '^sshd$' -e '(sd-pam)' -e '^systemd$' -e hostnamed -e timedated -e '^bash$' -e '^kworker' | sort
+ps -eo comm= | grep -v -e '^ps$' -e '^sh$' -e '^awk$' -e '^sort$' -e '^grep$' -e '^sshd$' -e '^(' -e '^systemd$' -e hostnamed -e timedated -e '^bash$' -e '^kworker' | sort
 ip -o link | awk -F': ' '{print $2}' | sort
 ip route | sort
 iptables-save | grep -E '^(-A|:[^ ]+ -)' | sed 's/\[[0-9:]*\]//' || true # rules and chains; empty tables stay loaded
