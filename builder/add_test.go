@@ -23,6 +23,7 @@ import (
 	"github.com/ulikunitz/xz"
 
 	"github.com/clusterimage/keg/builder/pack"
+	"github.com/clusterimage/keg/imagestore/storetest"
 )
 
 type header = tar.Header
@@ -173,9 +174,9 @@ func FuzzArchive(f *testing.F) {
 	var t testing.T
 	f.Add(tarOf(&t, header{Name: "a", Linkname: "x"}, header{Name: "b", Typeflag: tar.TypeLink, Linkname: "a"}))
 	f.Add(gz(&t, tarOf(&t, header{Name: "../a", Linkname: "x"})))
-	dir := f.TempDir()
+	scratch := storetest.New(f).Scratch
 	f.Fuzz(func(t *testing.T, data []byte) {
-		a := &tarball{name: "fuzz", size: int64(len(data)), spoolDir: dir, open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }}
+		a := &tarball{name: "fuzz", size: int64(len(data)), scratch: scratch, open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }}
 		defer a.close()
 		list, err := a.members(t.Context())
 		if err != nil {
@@ -251,8 +252,8 @@ func TestDownloads(t *testing.T) {
 		{"ADD URL/cut /", "unexpected EOF"},
 		{"ADD URL/slow /", "nothing came"},
 		{"ADD URL/ /o/", "no file name"},
-		{"ADD --checksum=sha256:" + strings.Repeat("0", 64) + " URL/dir/file.tar /", "got sha256:"},
-		{"APP a URL/app.yaml#sha256=" + strings.Repeat("0", 64), "got sha256:"},
+		{"ADD --checksum=sha256:" + strings.Repeat("0", 64) + " URL/dir/file.tar /", "does not have the given checksum"},
+		{"APP a URL/app.yaml#sha256=" + strings.Repeat("0", 64), "does not have the given checksum"},
 	} {
 		tb := &testBuild{kubefile: "FROM scratch\n" + strings.ReplaceAll(tt.line, "URL", srv.URL) + "\n", builder: func(b *Builder) {
 			b.Fetch = HTTP{Stall: 200 * time.Millisecond}

@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/clusterimage/keg/builder/pack"
+	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/clusterimage"
 	"github.com/clusterimage/keg/internal/progress"
 	"github.com/clusterimage/keg/kubefile"
@@ -27,8 +28,7 @@ type assembly struct {
 	context   *buildContext
 	platform  ocispec.Platform
 	downloads downloads
-	dirs      directories
-	cache     *pack.Cache
+	cache     *imagestore.Cache
 
 	tree   *node
 	image  dockerspec.DockerOCIImage
@@ -45,9 +45,6 @@ type assembly struct {
 	tarballs []*tarball
 	res      PlatformResult
 }
-
-// directories are those of the store's cache that a build uses.
-type directories struct{ spool, lists, trees, images string }
 
 // held is the content of a small file of the rootfs, and the instruction that brought it.
 type held struct {
@@ -72,7 +69,7 @@ type taken struct {
 func (b *Builder) platform(ctx context.Context, req Request, bc *buildContext, p ocispec.Platform) (PlatformResult, []clusterimage.Embedded, error) {
 	a := &assembly{
 		b: b, req: &req, context: bc, platform: p, tree: newTree(),
-		held: map[string]held{}, taken: map[string]taken{},
+		held: map[string]held{}, taken: map[string]taken{}, downloads: downloads{fetch: b.Fetch, store: b.Store},
 		res: PlatformResult{Platform: clusterimage.PlatformString(&p)},
 	}
 	defer func() {
@@ -80,8 +77,9 @@ func (b *Builder) platform(ctx context.Context, req Request, bc *buildContext, p
 			arch.close()
 		}
 	}()
-	if err := a.open(); err != nil {
-		return PlatformResult{}, nil, err
+	var err error
+	if a.cache, err = b.Store.Cache("build"); err != nil {
+		return PlatformResult{}, nil, fmt.Errorf("building: %w", err)
 	}
 	vars := kubefile.Vars{BuildArgs: req.Vars, Platform: a.res.Platform, BuildPlatform: hostPlatform()}
 	file, err := req.File.ResolveFrom(vars)
@@ -125,26 +123,6 @@ func (b *Builder) platform(ctx context.Context, req Request, bc *buildContext, p
 	}
 	a.res.Spec, a.res.Labels = a.spec, a.image.Config.Labels
 	return a.res, embedded, nil
-}
-
-func (a *assembly) open() error {
-	for name, dir := range map[string]*string{
-		"spool": &a.dirs.spool, "archives": &a.dirs.lists, "trees": &a.dirs.trees, "images": &a.dirs.images,
-		"downloads": &a.downloads.dir,
-	} {
-		d, err := a.b.Store.CacheDir(name)
-		if err != nil {
-			return fmt.Errorf("building: %w", err)
-		}
-		*dir = d
-	}
-	dir, err := a.b.Store.CacheDir("pack")
-	if err != nil {
-		return fmt.Errorf("building: %w", err)
-	}
-	a.cache = pack.Open(dir)
-	a.downloads.fetch = a.b.Fetch
-	return nil
 }
 
 func (a *assembly) at(pos kubefile.Pos, err error) error { return at(a.file, pos, err) }
@@ -342,7 +320,7 @@ func (a *assembly) stage() *kubefile.Stage { return a.file.Stages[len(a.file.Sta
 // tarball makes a tar file's entry one to extract. It is closed at the end of the build.
 func (a *assembly) tarball(name string, e pack.Entry) *tarball {
 	arch := &tarball{
-		name: name, size: e.Size, identity: e.Identity, open: e.Open, spoolDir: a.dirs.spool, cacheDir: a.dirs.lists,
+		name: name, size: e.Size, identity: e.Identity, open: e.Open, scratch: a.b.Store.Scratch, cache: a.cache,
 	}
 	if a.req.NoCache {
 		arch.identity = ""

@@ -2,16 +2,12 @@ package builder
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -23,7 +19,6 @@ import (
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/clusterimage"
 	"github.com/clusterimage/keg/imagestore/transfer"
-	"github.com/clusterimage/keg/internal/atomicfile"
 	"github.com/clusterimage/keg/kubefile"
 )
 
@@ -72,7 +67,7 @@ func (a *assembly) from(ctx context.Context, stage *kubefile.Stage) error {
 // findBase finds an image in the store, else where an earlier build put it, else in its registry.
 func (a *assembly) findBase(ctx context.Context, ref name.Reference) (ocispec.Descriptor, error) {
 	full := imagestore.FullName(ref)
-	pin := filepath.Join(a.dirs.images, digest.FromString("from\n"+full+"\n"+a.res.Platform).Encoded()+".json")
+	pin := "FROM " + full + " for " + a.res.Platform
 	if !a.req.Pull {
 		t, err := a.b.Store.Resolve(full)
 		if err == nil {
@@ -85,7 +80,7 @@ func (a *assembly) findBase(ctx context.Context, ref name.Reference) (ocispec.De
 			return ocispec.Descriptor{}, err
 		}
 		var desc ocispec.Descriptor
-		if data, err := os.ReadFile(pin); err == nil && json.Unmarshal(data, &desc) == nil && a.whole(ctx, desc) {
+		if a.cache.Get(pin, &desc) && a.whole(ctx, desc) {
 			return desc, nil
 		}
 	}
@@ -96,11 +91,7 @@ func (a *assembly) findBase(ctx context.Context, ref name.Reference) (ocispec.De
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	data, err := json.Marshal(desc)
-	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("keeping %s: %w", full, err)
-	}
-	return desc, atomicfile.Write(pin, data, 0o600)
+	return desc, a.cache.Put(pin, desc, desc.Digest)
 }
 
 // whole says whether an image is in the store with all it needs.
@@ -252,22 +243,18 @@ type listed struct {
 	attr
 }
 
-// listingVersion changes with the form of listings in the cache.
-const listingVersion = "1-"
-
-func (a *assembly) listingPath(layer digest.Digest) string {
-	return filepath.Join(a.dirs.trees, listingVersion+layer.Encoded()+".json")
-}
+// listingKey is under which the cache has a layer's listing; it changes with the listing's form.
+func listingKey(layer digest.Digest) string { return "listing 1 of " + layer.String() }
 
 // readLayer brings a layer of the base into the tree.
 func (a *assembly) readLayer(ctx context.Context, desc ocispec.Descriptor) error {
 	var list listing
-	data, err := os.ReadFile(a.listingPath(desc.Digest))
-	if err != nil || json.Unmarshal(data, &list) != nil {
+	if key := listingKey(desc.Digest); !a.cache.Get(key, &list) {
+		var err error
 		if list, err = a.scanLayer(ctx, desc.Digest); err != nil {
 			return err
 		}
-		if err := a.storeListing(desc.Digest, list); err != nil {
+		if err := a.cache.Put(key, list, desc.Digest); err != nil {
 			return err
 		}
 	}
@@ -335,9 +322,6 @@ func (a *assembly) scanLayer(ctx context.Context, d digest.Digest) (listing, err
 
 // writeListing keeps what a new layer has, so that a build on top of it need not read it.
 func (a *assembly) writeListing(d digest.Digest, entries []pack.Entry) error {
-	if _, err := os.Stat(a.listingPath(d)); err == nil {
-		return nil
-	}
 	list := listing{Files: map[string][]byte{}}
 	for _, e := range entries {
 		p := listed{Name: e.Name, attr: attr{Type: e.Type}}
@@ -352,13 +336,5 @@ func (a *assembly) writeListing(d digest.Digest, entries []pack.Entry) error {
 			list.Files[e.Name] = a.held[e.Name].data
 		}
 	}
-	return a.storeListing(d, list)
-}
-
-func (a *assembly) storeListing(d digest.Digest, list listing) error {
-	var buf bytes.Buffer
-	if err := json.NewEncoder(&buf).Encode(list); err != nil {
-		return fmt.Errorf("keeping the list of layer %s: %w", d, err)
-	}
-	return atomicfile.Write(a.listingPath(d), buf.Bytes(), 0o600)
+	return a.cache.Put(listingKey(d), list, d)
 }

@@ -2,6 +2,8 @@ package builder
 
 import (
 	"archive/tar"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,9 +13,12 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/opencontainers/go-digest"
 
+	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/storetest"
 	"github.com/clusterimage/keg/internal/progress"
+	"github.com/clusterimage/keg/internal/registrytest"
 )
 
 // cancelAt calls stop at the n-th event.
@@ -69,6 +74,47 @@ func TestCache(t *testing.T) {
 	}
 	if p := tb.must(t).Platforms[0]; p.Cached != 0 {
 		t.Errorf("%d layers cached that are gone", p.Cached)
+	}
+}
+
+// What a build brought and no tag reaches goes with the next prune, and what the caches say of it; the
+// next build brings it again, with the same result.
+func TestPruned(t *testing.T) {
+	content := tarOf(t, header{Name: "x", Linkname: "x"})
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(content) }))
+	defer srv.Close()
+	sum := digest.FromBytes(content)
+	origin, addr := storetest.New(t), registrytest.Start(t)
+	push(t, origin, storetest.Image(t, origin, storetest.Spec{Files: []string{"base"}}), addr+"/base:1")
+	kubefile := "FROM " + addr + "/base:1\nCOPY a /\nADD --checksum=" + sum.String() + " " + srv.URL + "/x.tar /\nADD t.tar /t/\n"
+	tb := &testBuild{kubefile: kubefile, files: files{"a": "a", "t.tar": string(content)}}
+	want := tb.must(t).Target.Digest
+	entries := func() int {
+		list, err := os.ReadDir(filepath.Join(tb.store.Dir(), "cache", "build"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	prune := func() {
+		if _, err := tb.store.Prune(t.Context(), imagestore.PruneOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	full := entries()
+	prune()
+	if n := entries(); n == 0 || n >= full || tb.store.Has(sum) {
+		t.Errorf("%d entries of %d left, the download is there: %v", n, full, tb.store.Has(sum))
+	}
+	if got := tb.must(t).Target.Digest; got != want {
+		t.Errorf("after a prune the digest is %s, before %s", got, want)
+	}
+	if err := tb.store.Untag(t.Context(), tb.tag); err != nil {
+		t.Fatal(err)
+	}
+	prune()
+	if n := entries(); n != 0 {
+		t.Errorf("%d entries left of an empty store", n)
 	}
 }
 

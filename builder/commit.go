@@ -22,13 +22,10 @@ func (a *assembly) commit(ctx context.Context, l *layer, text, id, name string) 
 	}
 	o := pack.Options{Compression: a.req.Compression, Parallelism: a.b.Parallelism, ModTime: a.req.SourceDateEpoch}
 	key, cacheable := pack.Key(entries, o)
-	packed, ok := pack.Layer{}, false
-	if cacheable && !a.req.NoCache {
-		packed, ok = a.cache.Lookup(key)
-		ok = ok && a.b.Store.Has(packed.Descriptor.Digest)
-	}
+	key = "layer " + key
+	var packed pack.Layer
 	a.res.Layers++
-	if ok {
+	if cacheable && !a.req.NoCache && a.cache.Get(key, &packed) {
 		a.res.Cached++
 	} else {
 		var done atomic.Int64
@@ -40,13 +37,13 @@ func (a *assembly) commit(ctx context.Context, l *layer, text, id, name string) 
 			return err
 		}
 		if cacheable {
-			if err := a.cache.Store(key, packed); err != nil {
+			if err := a.cache.Put(key, packed, packed.Descriptor.Digest); err != nil {
 				return err
 			}
 		}
-	}
-	if err := a.writeListing(packed.Descriptor.Digest, entries); err != nil {
-		return err
+		if err := a.writeListing(packed.Descriptor.Digest, entries); err != nil {
+			return err
+		}
 	}
 	a.layers = append(a.layers, packed.Descriptor)
 	a.image.RootFS.DiffIDs = append(a.image.RootFS.DiffIDs, packed.DiffID)

@@ -2,21 +2,19 @@ package builder
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"path"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/clusterimage/keg/imagestore"
 )
 
 // Fetcher brings files that ADD and APP name by URL.
@@ -116,18 +114,18 @@ func (b *body) Close() error {
 	return b.rc.Close()
 }
 
-// downloads keeps fetched files in a directory, those with a checksum under it, so that they are fetched
-// once.
+// downloads keeps fetched files as blobs, so that one whose checksum is known is fetched once, until the
+// store is pruned.
 type downloads struct {
 	fetch Fetcher
-	dir   string
+	store *imagestore.Store
 }
 
-// fetched is a downloaded file.
+// fetched is a downloaded file, a blob of the store.
 type fetched struct {
-	path string // where it lies
-	size int64
-	sum  digest.Digest
+	store *imagestore.Store
+	sum   digest.Digest
+	size  int64
 }
 
 // get downloads a file and checks it, where want says what it must be.
@@ -137,15 +135,14 @@ func (d downloads) get(ctx context.Context, rawURL string, want digest.Digest) (
 		return fetched{}, fmt.Errorf("reading URL: %w", err)
 	}
 	show := u.Redacted()
-	f := fetched{sum: want}
+	f := fetched{store: d.store, sum: want}
 	if want != "" {
 		if err := want.Validate(); err != nil || want.Algorithm() != digest.SHA256 {
 			return fetched{}, fmt.Errorf("checksum %q: it must be sha256: and 64 hexadecimal digits", want)
 		}
-		f.path = filepath.Join(d.dir, want.Encoded())
-		if fi, err := os.Stat(f.path); err == nil {
-			f.size = fi.Size()
-			return f, nil
+		if blob, err := d.store.Open(want); err == nil {
+			f.size = blob.Size
+			return f, blob.Close()
 		}
 	} else if u.Scheme == "http" && !loopback(u.Hostname()) {
 		return fetched{}, fmt.Errorf("%s: plain HTTP needs a checksum", show)
@@ -158,25 +155,19 @@ func (d downloads) get(ctx context.Context, rawURL string, want digest.Digest) (
 		return fetched{}, err
 	}
 	defer body.Close()
-	tmp, err := os.CreateTemp(d.dir, "download-*")
+	w, err := d.store.Writer(ctx)
 	if err != nil {
 		return fetched{}, fmt.Errorf("downloading %s: %w", show, err)
 	}
-	defer os.Remove(tmp.Name()) // fails where it was renamed, as it should
-	defer tmp.Close()
-	hash := sha256.New()
-	if f.size, err = io.Copy(io.MultiWriter(tmp, hash), contextReader{ctx, body}); err != nil {
+	defer w.Close() // after Commit it does nothing
+	if f.size, err = io.Copy(w, contextReader{ctx, body}); err != nil {
 		return fetched{}, fmt.Errorf("downloading %s: %w", show, err)
 	}
-	f.sum = digest.NewDigestFromEncoded(digest.SHA256, hex.EncodeToString(hash.Sum(nil)))
-	if want != "" && f.sum != want {
-		return fetched{}, fmt.Errorf("downloading %s: got %s, want %s: %w", show, f.sum, want, ErrChecksum)
+	f.sum, err = w.Commit(want, f.size)
+	if errors.Is(err, imagestore.ErrDigest) {
+		err = fmt.Errorf("%w: %w", ErrChecksum, err)
 	}
-	if err := tmp.Sync(); err != nil {
-		return fetched{}, fmt.Errorf("downloading %s: %w", show, err)
-	}
-	f.path = filepath.Join(d.dir, f.sum.Encoded())
-	if err := os.Rename(tmp.Name(), f.path); err != nil {
+	if err != nil {
 		return fetched{}, fmt.Errorf("downloading %s: %w", show, err)
 	}
 	return f, nil
@@ -196,4 +187,10 @@ func loopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-func (f fetched) open() (io.ReadCloser, error) { return os.Open(f.path) }
+func (f fetched) open() (io.ReadCloser, error) {
+	b, err := f.store.Open(f.sum)
+	if err != nil {
+		return nil, err // not a *Blob that is nil
+	}
+	return b, nil
+}

@@ -4,12 +4,9 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -20,7 +17,6 @@ import (
 	"github.com/clusterimage/keg/imagestore/archive"
 	"github.com/clusterimage/keg/imagestore/clusterimage"
 	"github.com/clusterimage/keg/imagestore/transfer"
-	"github.com/clusterimage/keg/internal/atomicfile"
 	"github.com/clusterimage/keg/internal/progress"
 	"github.com/clusterimage/keg/kubefile"
 )
@@ -184,14 +180,10 @@ func (a *assembly) writeTree(ctx context.Context, w io.Writer, paths []string) e
 
 // readSource reads one archive into the store, or remembers what it had when it was read before.
 func (a *assembly) readSource(ctx context.Context, src source) ([]archive.Found, error) {
-	cached := ""
+	key := "images of " + src.identity
 	if src.identity != "" {
-		cached = filepath.Join(a.dirs.images, digest.FromString("archive\n"+src.identity).Encoded()+".json")
 		var list []archive.Found
-		if data, err := os.ReadFile(cached); err == nil && json.Unmarshal(data, &list) == nil &&
-			!slices.ContainsFunc(list, func(f archive.Found) bool {
-				return !a.whole(ctx, f.Target) || f.Index != "" && !a.b.Store.Has(f.Index)
-			}) {
+		if a.cache.Get(key, &list) && !slices.ContainsFunc(list, func(f archive.Found) bool { return !a.whole(ctx, f.Target) }) {
 			return list, nil
 		}
 	}
@@ -208,14 +200,15 @@ func (a *assembly) readSource(ctx context.Context, src source) ([]archive.Found,
 	if err != nil {
 		return nil, err
 	}
-	if cached != "" {
-		data, err := json.Marshal(list)
-		if err == nil {
-			err = atomicfile.Write(cached, data, 0o600)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("keeping what is in it: %w", err)
+	if src.identity == "" {
+		return list, nil
+	}
+	var blobs []digest.Digest
+	for _, f := range list {
+		blobs = append(blobs, f.Target.Digest)
+		if f.Index != "" {
+			blobs = append(blobs, f.Index)
 		}
 	}
-	return list, nil
+	return list, a.cache.Put(key, list, blobs...)
 }

@@ -4,20 +4,16 @@ import (
 	"archive/tar"
 	"bufio"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path"
-	"path/filepath"
 	"strings"
 	"sync"
 
 	"github.com/clusterimage/keg/builder/pack"
-	"github.com/clusterimage/keg/internal/atomicfile"
+	"github.com/clusterimage/keg/imagestore"
 )
 
 // ErrArchive says that an archive is broken, or would write where it must not.
@@ -50,8 +46,8 @@ type tarball struct {
 	size     int64  // as it is stored
 	identity string // as pack.Entry.Identity
 	open     func() (io.ReadCloser, error)
-	spoolDir string
-	cacheDir string
+	scratch  func() (*os.File, error)
+	cache    *imagestore.Cache
 
 	mu    sync.Mutex
 	spool *os.File
@@ -81,29 +77,16 @@ func (a *tarball) close() {
 
 // members lists the archive, from the cache where its file has not changed since.
 func (a *tarball) members(ctx context.Context) ([]member, error) {
-	cached := ""
-	if a.identity != "" {
-		sum := sha256.Sum256([]byte(a.identity))
-		cached = filepath.Join(a.cacheDir, hex.EncodeToString(sum[:])+".json")
-		var list []member
-		if data, err := os.ReadFile(cached); err == nil && json.Unmarshal(data, &list) == nil {
-			return list, nil
-		}
+	key := "members of " + a.identity
+	var list []member
+	if a.identity != "" && a.cache.Get(key, &list) {
+		return list, nil
 	}
 	list, err := a.read(ctx)
-	if err != nil {
-		return nil, err
+	if err != nil || a.identity == "" {
+		return list, err
 	}
-	if cached != "" {
-		data, err := json.Marshal(list)
-		if err == nil {
-			err = atomicfile.Write(cached, data, 0o600)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("keeping the list of %s: %w", a.name, err)
-		}
-	}
-	return list, nil
+	return list, a.cache.Put(key, list)
 }
 
 // read goes through the archive once: it checks every member and fills the spool.
@@ -118,15 +101,10 @@ func (a *tarball) read(ctx context.Context) ([]member, error) {
 		return nil, fmt.Errorf("%w: %s: %w", ErrArchive, a.name, err)
 	}
 	defer r.Close()
-	spool, err := os.CreateTemp(a.spoolDir, "spool-*")
-	if err != nil {
+	if a.spool, err = a.scratch(); err != nil {
 		return nil, fmt.Errorf("extracting %s: %w", a.name, err)
 	}
-	a.spool = spool
-	if err := os.Remove(spool.Name()); err != nil { // it lives as long as it is open
-		return nil, fmt.Errorf("extracting %s: %w", a.name, err)
-	}
-	w := bufio.NewWriterSize(spool, 1<<20)
+	w := bufio.NewWriterSize(a.spool, 1<<20)
 	buf := make([]byte, 64<<10)
 	tr := tar.NewReader(r)
 	check := archiveCheck{limit: freeUnpacked + maxRatio*a.size, types: map[string]byte{}}

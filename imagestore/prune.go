@@ -2,16 +2,18 @@ package imagestore
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/clusterimage/keg/internal/atomicfile"
 	"github.com/clusterimage/keg/internal/lockfile"
 )
 
@@ -27,13 +29,15 @@ type PruneOptions struct {
 type PruneResult struct {
 	// Blobs counts blobs that no tag reached; files that interrupted writers left are not among them.
 	Blobs int `json:"blobs"`
-	// Bytes is what they, and those files, took on the disk.
+	// Bytes is what they, those files, and entries of caches took on the disk.
 	Bytes int64 `json:"bytes"`
 }
 
-// Prune removes the blobs that no tag reaches, and what interrupted writers left. It waits, until ctx
-// ends, for everybody who holds the store; blobs being written are never touched. If it cannot read
-// what a tag needs it removes nothing; blobs that an image should have and has not don't matter.
+// Prune removes the blobs that no tag reaches, what caches say of them or of no blob at all, and what
+// interrupted writers left. What a build brought and nobody tagged goes too: base images, of which the
+// layers live on in what was built on them, and files that ADD downloaded. It waits, until ctx ends, for
+// everybody who holds the store; blobs being written are never touched. If it cannot read what a tag
+// needs it removes nothing; blobs that an image should have and has not don't matter.
 func (s *Store) Prune(ctx context.Context, opts PruneOptions) (PruneResult, error) {
 	fail := func(err error) (PruneResult, error) {
 		return PruneResult{}, fmt.Errorf("pruning store: %w", err)
@@ -67,6 +71,9 @@ func (s *Store) Prune(ctx context.Context, opts PruneOptions) (PruneResult, erro
 		result.Blobs++
 		return remove(path, fi)
 	}); err != nil {
+		return result, fmt.Errorf("pruning store: %w", err)
+	}
+	if err := s.pruneCaches(ctx, needed, remove); err != nil {
 		return result, fmt.Errorf("pruning store: %w", err)
 	}
 	if err := s.pruneRemains(ctx, remove); err != nil {
@@ -110,6 +117,42 @@ func (s *Store) pruneBlobs(ctx context.Context, needed map[digest.Digest]bool, r
 	return nil
 }
 
+// pruneCaches removes entries of every Cache, and what killed writers of them left. Other files belong to
+// whoever has that directory.
+func (s *Store) pruneCaches(ctx context.Context, needed map[digest.Digest]bool, remove func(string, fs.FileInfo) error) error {
+	caches, err := os.ReadDir(s.path("cache"))
+	if err != nil {
+		return err
+	}
+	for _, c := range caches {
+		if !c.IsDir() {
+			continue
+		}
+		err := eachFile(ctx, s.path("cache", c.Name()), func(path string, fi fs.FileInfo) error {
+			if atomicfile.IsRemains(path) {
+				return remove(path, fi)
+			}
+			var e struct {
+				Key   string          `json:"key"`
+				Blobs []digest.Digest `json:"blobs"`
+			}
+			if data, err := os.ReadFile(path); err != nil {
+				return err
+			} else if json.Unmarshal(data, &e) != nil || e.Key == "" {
+				return nil
+			}
+			if len(e.Blobs) > 0 && !slices.ContainsFunc(e.Blobs, func(d digest.Digest) bool { return !needed[d] }) {
+				return nil
+			}
+			return remove(path, fi)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // pruneRemains removes files in ingest that no writer has locked, and what was to become index.json
 // when its writer was killed: that one holds the lock that Prune has now.
 func (s *Store) pruneRemains(ctx context.Context, remove func(string, fs.FileInfo) error) error {
@@ -132,8 +175,7 @@ func (s *Store) pruneRemains(ctx context.Context, remove func(string, fs.FileInf
 		return err
 	}
 	return eachFile(ctx, s.dir, func(path string, fi fs.FileInfo) error {
-		name := filepath.Base(path)
-		if !strings.HasPrefix(name, "."+ocispec.ImageIndexFile+".") || !strings.HasSuffix(name, ".part") {
+		if !atomicfile.IsRemains(path) {
 			return nil
 		}
 		return remove(path, fi)

@@ -35,7 +35,7 @@ var (
 //
 //	oci-layout, index.json, blobs/sha256/HEX   the OCI layout
 //	ingest/                                    blobs being written, under an flock each
-//	cache/                                     what can be made again; callers own subdirectories
+//	cache/                                     what can be made again, in directories of their own: see Cache
 //	lock, content.lock                         flocks: of index.json, and of blobs not yet tagged
 //
 // A tag is an entry of index.json with the annotation io.containerd.image.name, the full name.
@@ -90,6 +90,19 @@ func (s *Store) CacheDir(name string) (string, error) {
 		return "", fmt.Errorf("making cache directory: %w", err)
 	}
 	return d, nil
+}
+
+// Scratch is an empty file on the store's disk that has no name: what is written to it is gone when it is
+// closed, however that comes about.
+func (s *Store) Scratch() (*os.File, error) {
+	f, err := os.CreateTemp(s.path("ingest"), "scratch-*")
+	if err != nil {
+		return nil, fmt.Errorf("making a scratch file: %w", err)
+	}
+	if err := os.Remove(f.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) { // Prune may have been quicker
+		return nil, errors.Join(fmt.Errorf("making a scratch file: %w", err), f.Close())
+	}
+	return f, nil
 }
 
 func (s *Store) path(elem ...string) string {

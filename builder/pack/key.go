@@ -5,16 +5,9 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
-	"fmt"
-	"os"
-	"path/filepath"
+	"maps"
 	"slices"
 	"strings"
-
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"github.com/clusterimage/keg/internal/atomicfile"
 )
 
 // formatVersion stands for everything in this package, and in the compressor, that decides a layer's
@@ -50,7 +43,7 @@ func Key(entries []Entry, o Options) (key string, ok bool) {
 		}
 		str(e.Linkname)
 		buf = binary.AppendUvarint(buf, uint64(len(e.Xattrs)))
-		for _, k := range sortedKeys(e.Xattrs) {
+		for _, k := range slices.Sorted(maps.Keys(e.Xattrs)) {
 			str(k)
 			str(e.Xattrs[k])
 		}
@@ -60,57 +53,4 @@ func Key(entries []Entry, o Options) (key string, ok bool) {
 	}
 	h.Write(buf)
 	return hex.EncodeToString(h.Sum(nil)), true
-}
-
-// Cache remembers, in one directory, which layer a key stands for. That the layer's blob is still in the
-// store is for the caller to see.
-type Cache struct{ dir string }
-
-// Open opens the cache in dir, which must be there.
-func Open(dir string) *Cache { return &Cache{dir: dir} }
-
-func (c *Cache) path(key string) string { return filepath.Join(c.dir, key+".json") }
-
-// Lookup returns the layer of key. What cannot be read is not there.
-func (c *Cache) Lookup(key string) (Layer, bool) {
-	data, err := os.ReadFile(c.path(key))
-	if err != nil {
-		return Layer{}, false
-	}
-	var l Layer
-	if err := json.Unmarshal(data, &l); err != nil || !l.valid() {
-		return Layer{}, false
-	}
-	return l, true
-}
-
-// Store remembers l as the layer of key.
-func (c *Cache) Store(key string, l Layer) error {
-	if !l.valid() {
-		return fmt.Errorf("caching layer: %q is not a layer", l.Descriptor.Digest)
-	}
-	data, err := json.Marshal(l)
-	if err != nil {
-		return fmt.Errorf("caching layer: %w", err)
-	}
-	if err := atomicfile.Write(c.path(key), data, 0o600); err != nil {
-		return fmt.Errorf("caching layer: %w", err)
-	}
-	return nil
-}
-
-func (l Layer) valid() bool {
-	known := l.Descriptor.MediaType == ocispec.MediaTypeImageLayerZstd || l.Descriptor.MediaType == ocispec.MediaTypeImageLayerGzip
-	return known && l.Descriptor.Digest.Validate() == nil && l.Descriptor.Size > 0 &&
-		l.DiffID.Validate() == nil && l.Uncompressed > 0
-}
-
-// sortedKeys is for what must not depend on the order of a map.
-func sortedKeys(m map[string]string) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }

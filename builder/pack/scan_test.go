@@ -15,8 +15,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // tree makes files below a new directory: "x/" is a directory, "x -> y" a symlink, "x = y" a hard link.
@@ -220,32 +218,5 @@ func TestKey(t *testing.T) {
 	list[0].Identity = ""
 	if _, ok := Key(list, Options{}); ok {
 		t.Error("a file without identity has a key")
-	}
-}
-
-func TestCache(t *testing.T) {
-	dir := t.TempDir()
-	c := Open(dir)
-	if _, ok := c.Lookup("k"); ok {
-		t.Error("empty cache has a layer")
-	}
-	_, l := write(t, []Entry{file("f", "x")}, Options{})
-	if err := c.Store("k", l); err != nil {
-		t.Fatal(err)
-	}
-	got, ok := Open(dir).Lookup("k")
-	if diff := cmp.Diff(l, got); !ok || diff != "" {
-		t.Error(diff)
-	}
-	for _, bad := range []string{"", "{", "{}", `{"DiffID":"sha256:1"}`} {
-		if err := os.WriteFile(c.path("k"), []byte(bad), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, ok := c.Lookup("k"); ok {
-			t.Errorf("%q is taken for a layer", bad)
-		}
-	}
-	if err := c.Store("k", Layer{DiffID: digest.FromString(""), Descriptor: ocispec.Descriptor{Digest: "x"}}); err == nil {
-		t.Error("stored what is no layer")
 	}
 }

@@ -14,8 +14,11 @@ func newPruneCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "prune",
 		Short: "Remove what no image in the store needs",
-		Long: `Remove blobs that no name reaches and the remains of interrupted work.
-What a running keg is writing is left alone: prune waits for it.`,
+		Long: `Remove blobs that no name reaches, what caches know of them, and the remains of
+interrupted work. Base images that a build pulled, and files that ADD downloaded,
+have no name: the next build brings them again. keg pull gives a base image a
+name, so that it stays. What a running keg is writing is left alone: prune waits
+for it.`,
 		Example: `  keg prune`,
 		Args:    noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {

@@ -6,12 +6,23 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
+
+// suffix ends the names of files that are not whole yet.
+const suffix = ".part"
+
+// IsRemains says whether path is what a Write leaves that was killed. One that is at work has such a file
+// too: only who knows that there is none may remove it.
+func IsRemains(path string) bool {
+	name := filepath.Base(path)
+	return strings.HasPrefix(name, ".") && strings.HasSuffix(name, suffix)
+}
 
 // Write replaces path by data: a temporary file beside it, fsync, rename, fsync of the directory.
 // A reader sees the old content or the new, also after a power loss.
 func Write(path string, data []byte, mode fs.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.part")
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*"+suffix)
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
