@@ -288,7 +288,7 @@ func (c *checker) imageList(name string) {
 		return
 	}
 	defer f.Close()
-	_, err = ParseImageList(f)
+	_, err = ParseImageList(name, f)
 	for _, e := range unjoin(err) {
 		var line *LineError
 		if errors.As(e, &line) {

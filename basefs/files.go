@@ -114,15 +114,9 @@ var machines = map[string]uint16{
 	"386": 3, "ppc64le": 21, "s390x": 22, "arm": 40, "amd64": 62, "arm64": 183, "riscv64": 243, "loong64": 258,
 }
 
-// machineOf is the number of an architecture, in Go's name or the kernel's.
+// machineOf is the number of an architecture.
 func machineOf(arch string) (uint16, bool) {
-	switch arch {
-	case "x86_64", "x86-64":
-		arch = "amd64"
-	case "aarch64":
-		arch = "arm64"
-	}
-	m, ok := machines[arch]
+	m, ok := machines[GOARCH(arch)]
 	return m, ok
 }
 

@@ -19,13 +19,16 @@ type Line struct {
 
 // LineError says what is wrong with a line of an image list.
 type LineError struct {
+	File   string // of the list
 	LineNo int
 	Text   string // the line, shortened
 	Err    error
 }
 
 // Error names the line and shows it.
-func (e *LineError) Error() string { return fmt.Sprintf("line %d: %q: %v", e.LineNo, e.Text, e.Err) }
+func (e *LineError) Error() string {
+	return fmt.Sprintf("%s:%d: %q: %v", e.File, e.LineNo, e.Text, e.Err)
+}
 
 // Unwrap gives what is wrong.
 func (e *LineError) Unwrap() error { return e.Err }
@@ -33,9 +36,9 @@ func (e *LineError) Unwrap() error { return e.Err }
 // lineLimit is longer than any image name.
 const lineLimit = 64 << 10
 
-// ParseImageList reads a list of image names, one a line. A # at the beginning of a line or after a blank
-// starts a comment. All wrong lines are reported, each as a *LineError, joined.
-func ParseImageList(r io.Reader) ([]Line, error) {
+// ParseImageList reads a list of image names, one a line; file is for errors. A # at the beginning of a
+// line or after a blank starts a comment. All wrong lines are reported, each as a *LineError, joined.
+func ParseImageList(file string, r io.Reader) ([]Line, error) {
 	var out []Line
 	var wrong []error
 	s := bufio.NewScanner(r)
@@ -49,20 +52,20 @@ func ParseImageList(r io.Reader) ([]Line, error) {
 		case len(fields) == 0:
 			continue
 		case len(fields) > 1:
-			wrong = append(wrong, &LineError{n, shorten(text), errors.New("more than one word: write one image name a line")})
+			wrong = append(wrong, &LineError{file, n, shorten(text), errors.New("more than one word: write one image name a line")})
 			continue
 		}
 		if _, err := name.ParseReference(fields[0]); err != nil {
-			wrong = append(wrong, &LineError{n, shorten(text), errors.New("not an image name: write it like registry.example.com/path/name:tag")})
+			wrong = append(wrong, &LineError{file, n, shorten(text), errors.New("not an image name: write it like registry.example.com/path/name:tag")})
 			continue
 		}
 		out = append(out, Line{Ref: fields[0], LineNo: n})
 	}
 	switch err := s.Err(); {
 	case errors.Is(err, bufio.ErrTooLong):
-		wrong = append(wrong, &LineError{n + 1, "", fmt.Errorf("longer than %d bytes", lineLimit)})
+		wrong = append(wrong, &LineError{file, n + 1, "", fmt.Errorf("longer than %d bytes", lineLimit)})
 	case err != nil:
-		wrong = append(wrong, fmt.Errorf("reading image list: %w", err))
+		wrong = append(wrong, fmt.Errorf("reading %s: %w", file, err))
 	}
 	if len(wrong) > 0 {
 		return nil, errors.Join(wrong...)

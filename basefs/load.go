@@ -93,19 +93,30 @@ func jsonError(text []byte, err error) error {
 	case errors.As(err, &syntax):
 		return &MetadataError{Line: lineAt(text, syntax.Offset), Text: "not JSON: " + syntax.Error()}
 	case errors.As(err, &kind) && kind.Field == "":
-		return &MetadataError{Line: lineAt(text, kind.Offset), Text: fmt.Sprintf("a JSON object is wanted, this is a %s", kind.Value)}
+		return &MetadataError{Line: lineAt(text, kind.Offset), Text: fmt.Sprintf("a JSON object is wanted, not this %s", kind.Value)}
 	case errors.As(err, &kind):
-		want := "string"
+		want := "a string"
 		if kind.Type.Kind().String() == "bool" {
 			want = "true or false"
 		}
-		return &MetadataError{Line: lineAt(text, kind.Offset), Text: fmt.Sprintf("%s: a %s is wanted, this is a %s", kind.Field, want, kind.Value)}
+		return &MetadataError{Line: lineAt(text, kind.Offset), Text: fmt.Sprintf("%s: %s is wanted, not this %s", kind.Field, want, kind.Value)}
 	}
 	return &MetadataError{Text: err.Error()}
 }
 
 func lineAt(text []byte, offset int64) int {
 	return 1 + bytes.Count(text[:max(0, min(offset, int64(len(text))))], []byte("\n"))
+}
+
+// GOARCH is an architecture in Go's name, also where the kernel's was given.
+func GOARCH(arch string) string {
+	switch arch {
+	case "x86_64", "x86-64":
+		return "amd64"
+	case "aarch64":
+		return "arm64"
+	}
+	return arch
 }
 
 // KubernetesVersion is the version of the Kubernetes in the tree, such as "v1.37.2".

@@ -46,12 +46,12 @@ func TestLoadFails(t *testing.T) {
 		"syntax":      {"{\n\"version\": \"v1\",\n}", "Metadata:3: not JSON:"},
 		"cut":         {"{\n\"version\": \"v1\"", "Metadata:2: not JSON: unexpected end"},
 		"trailing":    {"{}\n{}", "Metadata:2: not JSON:"},
-		"array":       {"[]", "Metadata:1: a JSON object is wanted, this is a array"},
-		"number":      {"{\n\"version\": 1.37}", "Metadata:2: version: a string is wanted, this is a number"},
-		"flag":        {`{"NydusFlag": "no"}`, "Metadata:1: NydusFlag: a true or false is wanted, this is a string"},
+		"array":       {"[]", "Metadata:1: a JSON object is wanted, not this array"},
+		"number":      {"{\n\"version\": 1.37}", "Metadata:2: version: a string is wanted, not this number"},
+		"flag":        {`{"NydusFlag": "no"}`, "Metadata:1: NydusFlag: true or false is wanted, not this string"},
 		"runtime":     {`{"ClusterRuntime": "k8s"}`, `ClusterRuntime "k8s" is unknown: use kubernetes, k3s, k0s`},
 		"huge":        {strings.Repeat(" ", 1<<20) + "{}", "larger than"},
-		"wrong under": {`{"arch": {"x": 1}}`, "arch: a string is wanted, this is a object"},
+		"wrong under": {`{"arch": {"x": 1}}`, "arch: a string is wanted, not this object"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := basefs.Load(fstest.MapFS{"Metadata": {Data: []byte(test.text)}})
@@ -69,26 +69,26 @@ func TestLoadFails(t *testing.T) {
 
 func TestParseImageList(t *testing.T) {
 	text := "\xEF\xBB\xBF# images\r\nnginx\r\n\r\n  registry.k8s.io/pause:3.10 # the sandbox\n\t\nsea.hub:5000/a/b@sha256:" + strings.Repeat("0", 64) + "#no comment, no digest"
-	if _, err := basefs.ParseImageList(strings.NewReader(text)); err == nil {
+	if _, err := basefs.ParseImageList("list", strings.NewReader(text)); err == nil {
 		t.Error("a # inside a word is no comment")
 	}
 	text = strings.TrimSuffix(text, "#no comment, no digest")
-	got, err := basefs.ParseImageList(strings.NewReader(text))
+	got, err := basefs.ParseImageList("list", strings.NewReader(text))
 	want := []basefs.Line{{Ref: "nginx", LineNo: 2}, {Ref: "registry.k8s.io/pause:3.10", LineNo: 4}, {Ref: "sea.hub:5000/a/b@sha256:" + strings.Repeat("0", 64), LineNo: 6}}
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Errorf("%v: %s", err, diff)
 	}
-	_, err = basefs.ParseImageList(strings.NewReader("ok\nNot:OK:at all\nUPPER\nok:2\nhttp://x/y\n"))
+	_, err = basefs.ParseImageList("list", strings.NewReader("ok\nNot:OK:at all\nUPPER\nok:2\nhttp://x/y\n"))
 	var line *basefs.LineError
 	if !errors.As(err, &line) || line.LineNo != 2 {
 		t.Fatalf("error is %v", err)
 	}
-	for _, want := range []string{"line 2: ", "more than one word", `line 3: "UPPER"`, `line 5: "http://x/y"`, "registry.example.com"} {
+	for _, want := range []string{"list:2: ", "more than one word", `list:3: "UPPER"`, `list:5: "http://x/y"`, "registry.example.com"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q lacks %q", err, want)
 		}
 	}
-	if _, err := basefs.ParseImageList(strings.NewReader("a\n" + strings.Repeat("x", 1<<17))); err == nil || !strings.Contains(err.Error(), "line 2") {
+	if _, err := basefs.ParseImageList("list", strings.NewReader("a\n"+strings.Repeat("x", 1<<17))); err == nil || !strings.Contains(err.Error(), "list:2") {
 		t.Errorf("long line: %v", err)
 	}
 }
@@ -97,7 +97,7 @@ func FuzzParseImageList(f *testing.F) {
 	f.Add("nginx\n# x\r\nquay.io/a/b:c # d\n")
 	f.Add("a b\n\x00")
 	f.Fuzz(func(t *testing.T, text string) {
-		lines, err := basefs.ParseImageList(strings.NewReader(text))
+		lines, err := basefs.ParseImageList("list", strings.NewReader(text))
 		if err != nil && lines != nil {
 			t.Error("both")
 		}

@@ -13,6 +13,7 @@ import (
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/clusterimage/keg/basefs"
 	"github.com/clusterimage/keg/builder/pack"
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/clusterimage"
@@ -54,7 +55,7 @@ type held struct {
 
 // heldFiles are the files that the build reads: what tells the runtime, which images to embed, and who
 // the users of the rootfs are.
-var heldFiles = []string{metadataFile, "imageList", "manifests/imageList", "etc/passwd", "etc/group"}
+var heldFiles = []string{basefs.MetadataFile, "imageList", "manifests/imageList", "etc/passwd", "etc/group"}
 
 // maxHeld bounds such a file.
 const maxHeld = 8 << 20

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/clusterimage/keg/basefs"
 	"github.com/clusterimage/keg/builder/pack"
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/clusterimage"
@@ -133,7 +134,7 @@ func (a *assembly) inherit(ctx context.Context, text string, desc ocispec.Descri
 	if err := a.b.Store.ReadJSON(m.Config.Digest, &a.image); err != nil {
 		return err
 	}
-	if p := a.image.Platform; goArch(p.Architecture) != a.platform.Architecture || p.OS != a.platform.OS {
+	if p := a.image.Platform; basefs.GOARCH(p.Architecture) != a.platform.Architecture || p.OS != a.platform.OS {
 		return &transfer.PlatformError{Ref: text, Want: a.res.Platform, Have: []string{clusterimage.PlatformString(&p)}}
 	}
 	if len(m.Layers) != len(a.image.RootFS.DiffIDs) {

@@ -347,7 +347,7 @@ func TestRefused(t *testing.T) {
 		"app.yaml": "a: b", "dir/x": "x", "out": "-> ../../etc/passwd", "abs": "-> /etc/passwd", "loop": "-> loop", "dangling": "-> nowhere",
 		"outdir": "-> ..", "secret.key": "k", ".dockerignore": "secret.key\n", ".wh.x": "w", "helm/readme": "x",
 		"bad/Metadata": `{"ClusterRuntime":"nomad"}`, "arm/Metadata": `{"ClusterRuntime":"k3s","arch":"arm64"}`, "none/Metadata": `{"version":"v1"}`,
-		"broken/Metadata": `{`, "lists/imageList": "nginx\nNot An Image\n", "lists2/manifests/imageList": "UPPER/case:1 # x\n", "images/x.tar": "no archive",
+		"broken/Metadata": "{\n", "lists/imageList": "nginx\nNot An Image\nUPPER\n", "lists2/manifests/imageList": "UPPER/case:1 # x\n", "images/x.tar": "no archive",
 	}
 	tests := []struct {
 		name, kubefile string
@@ -373,6 +373,8 @@ func TestRefused(t *testing.T) {
 		{"run", "COPY dir /\nRUN true", []string{"Kubefile:3:1", "RUN needs the BuildKit solver, which this build of keg does not have yet"}, ErrSolver},
 		{"copy from", "COPY --from=nginx /x /y", []string{"COPY --from"}, ErrSolver},
 		{"git", "ADD https://github.com/a/b.git /y", []string{"git"}, ErrSolver},
+		{"git by a variable", "ARG REPO=git@github.com:a/b\nADD $REPO /y", []string{"Kubefile:3:1", "ADD of a git repository"}, ErrSolver},
+		{"git by ENV", "ARG HOST=https://github.com\nENV R=$HOST/a/b.git\nADD ${R}#main:d /y", []string{"Kubefile:4:1", "git"}, ErrSolver},
 		{"stage", "COPY dir /\nFROM scratch AS two\nFROM two", []string{"Kubefile:4:1"}, ErrSolver},
 		{"app of a file not there", "APP x local://ap.yaml", []string{"ap.yaml", "did you mean app.yaml?"}, ErrSource},
 		{"app of no type", "APP x dir helm", []string{"Kubefile:2:1", "APPCMDS x"}, ErrAppType},
@@ -381,9 +383,9 @@ func TestRefused(t *testing.T) {
 		{"unknown runtime", "COPY bad /", []string{"nomad", "kubernetes, k3s, k0s", "Kubefile:2:1"}, ErrMetadata},
 		{"other architecture", "COPY arm /", []string{"arm64", "linux/amd64"}, ErrMetadata},
 		{"no runtime", "COPY none /", []string{"ClusterRuntime"}, ErrMetadata},
-		{"Metadata is no JSON", "COPY broken /", []string{"Metadata"}, ErrMetadata},
+		{"Metadata is no JSON", "COPY broken /", []string{"Metadata:2: not JSON"}, ErrMetadata},
 		{"runtime label", "LABEL io.clusterimage.runtime=swarm\nCOPY dir /", []string{"swarm"}, ErrMetadata},
-		{"image list", "COPY lists /", []string{"imageList:2", "Not An Image", "Kubefile:2:1"}, ErrImageName},
+		{"image list", "COPY lists /", []string{"imageList:2", "Not An Image", "imageList:3", "Kubefile:2:1"}, ErrImageName},
 		{"image list with upper case", "COPY lists2 /", []string{"manifests/imageList:1"}, ErrImageName},
 		{"image list of IMAGES", "IMAGES --list=lists/imageList", []string{"lists/imageList:2"}, ErrImageName},
 		{"image archive", "COPY images /images/", []string{"images/x.tar"}, nil},

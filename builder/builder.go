@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/clusterimage/keg/basefs"
 	"github.com/clusterimage/keg/builder/pack"
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/clusterimage"
@@ -212,7 +213,7 @@ func parsePlatform(s string) (ocispec.Platform, error) {
 	if len(parts) < 2 || len(parts) > 3 || slices.Contains(parts, "") {
 		return ocispec.Platform{}, fmt.Errorf("platform %q: write OS/ARCH, such as linux/amd64", s)
 	}
-	p := ocispec.Platform{OS: parts[0], Architecture: goArch(parts[1])}
+	p := ocispec.Platform{OS: parts[0], Architecture: basefs.GOARCH(parts[1])}
 	if p.OS != "linux" {
 		return ocispec.Platform{}, fmt.Errorf("platform %q: the nodes of a cluster run linux", s)
 	}
@@ -220,17 +221,6 @@ func parsePlatform(s string) (ocispec.Platform, error) {
 		p.Variant = parts[2]
 	}
 	return p, nil
-}
-
-// goArch takes the names that uname gives as well.
-func goArch(s string) string {
-	switch s {
-	case "x86_64", "x86-64":
-		return "amd64"
-	case "aarch64":
-		return "arm64"
-	}
-	return s
 }
 
 // at says which instruction is to blame for an error. What says so itself stays as it is, and so does

@@ -1,7 +1,7 @@
 package builder
 
 import (
-	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -137,16 +137,11 @@ func parsePorts(spec string) ([]string, error) {
 	return out, nil
 }
 
-const metadataFile = "Metadata"
-
 // Labels by which sealer's images tell their runtime.
 const (
 	sealerRuntime = "cluster.alpha.sealer.io/cluster-runtime-type"
 	sealerVersion = "cluster.alpha.sealer.io/cluster-runtime-version"
 )
-
-// runtimes are the values of LabelRuntime.
-var runtimes = []string{"kubernetes", "k3s", "k0s"}
 
 // ErrMetadata says that the tree is not one that could run.
 var ErrMetadata = errors.New("the basefs does not fit")
@@ -167,9 +162,8 @@ func (a *assembly) label() error {
 		return ""
 	}
 	runtime, version := first(clusterimage.LabelRuntime, sealerRuntime), first(clusterimage.LabelKubeVersion, sealerVersion)
-	place := "label " + clusterimage.LabelRuntime
 	pos := a.stage().From
-	if h, ok := a.held[metadataFile]; ok {
+	if h, ok := a.held[basefs.MetadataFile]; ok {
 		if h.pos.Line > 0 { // else the base brought it
 			pos = h.pos
 		}
@@ -178,19 +172,15 @@ func (a *assembly) label() error {
 			return a.at(pos, err)
 		}
 		if meta.Runtime != "" {
-			runtime, place = meta.Runtime, metadataFile
+			runtime = meta.Runtime
 		}
-		if v := meta.Version; v != "" {
-			version = v
-		} else if meta.KubeVersion != "" {
-			version = meta.KubeVersion
-		}
+		version = cmp.Or(meta.KubernetesVersion(), version)
 		if runtime == "" {
-			return a.at(pos, fmt.Errorf("%w: %s names no ClusterRuntime: it is one of %s", ErrMetadata, metadataFile, strings.Join(runtimes, ", ")))
+			return a.at(pos, fmt.Errorf("%w: %s names no ClusterRuntime: it is one of %s", ErrMetadata, basefs.MetadataFile, strings.Join(basefs.Runtimes(), ", ")))
 		}
 	}
-	if runtime != "" && !slices.Contains(runtimes, runtime) {
-		return a.at(pos, fmt.Errorf("%w: %s names the unknown runtime %q: keg knows %s", ErrMetadata, place, runtime, strings.Join(runtimes, ", ")))
+	if runtime != "" && !slices.Contains(basefs.Runtimes(), runtime) { // of a label: ParseMetadata knows them
+		return a.at(pos, fmt.Errorf("%w: label %s names the unknown runtime %q: keg knows %s", ErrMetadata, clusterimage.LabelRuntime, runtime, strings.Join(basefs.Runtimes(), ", ")))
 	}
 	kind := a.req.Type
 	if kind == "" {
@@ -200,7 +190,7 @@ func (a *assembly) label() error {
 		}
 	}
 	if kind == clusterimage.TypeCluster && runtime == "" {
-		return a.at(pos, fmt.Errorf("%w: an image of type %s needs a runtime: a file %s, or the label %s", ErrMetadata, kind, metadataFile, clusterimage.LabelRuntime))
+		return a.at(pos, fmt.Errorf("%w: an image of type %s needs a runtime: a file %s, or the label %s", ErrMetadata, kind, basefs.MetadataFile, clusterimage.LabelRuntime))
 	}
 	spec, err := json.Marshal(a.spec)
 	if err != nil {
@@ -220,15 +210,15 @@ func (a *assembly) label() error {
 
 // metadata reads the file Metadata and checks it against the platform.
 func (a *assembly) metadata(data []byte) (basefs.Metadata, error) {
-	var meta basefs.Metadata
-	if err := json.Unmarshal(bytes.TrimPrefix(data, []byte("\uFEFF")), &meta); err != nil {
-		return meta, fmt.Errorf("%w: reading %s: %w", ErrMetadata, metadataFile, err)
+	meta, err := basefs.ParseMetadata(data)
+	if err != nil {
+		return meta, fmt.Errorf("%w: %w", ErrMetadata, err)
 	}
-	arch := goArch(meta.Arch)
+	arch := basefs.GOARCH(meta.Arch)
 	if arch != "" && arch != a.platform.Architecture ||
 		arch != "arm64" && meta.Variant != "" && a.platform.Variant != "" && meta.Variant != a.platform.Variant {
 		have := strings.TrimSuffix(meta.Arch+"/"+meta.Variant, "/")
-		return meta, fmt.Errorf("%w: %s says it is for %s, and the image is built for %s", ErrMetadata, metadataFile, have, a.res.Platform)
+		return meta, fmt.Errorf("%w: %s says it is for %s, and the image is built for %s", ErrMetadata, basefs.MetadataFile, have, a.res.Platform)
 	}
 	return meta, nil
 }

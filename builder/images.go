@@ -12,11 +12,12 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/clusterimage/keg/basefs"
 	"github.com/clusterimage/keg/imagestore/clusterimage"
 	"github.com/clusterimage/keg/imagestore/transfer"
 )
 
-// ErrImageName says that a list holds something that is no image name.
+// ErrImageName says that a list, or IMAGES, holds something that is no image name.
 var ErrImageName = errors.New("not the name of an image")
 
 // embedded makes the list of the images that the cluster image carries for this platform: those of
@@ -139,7 +140,7 @@ func plainDescriptor(d ocispec.Descriptor) ocispec.Descriptor {
 // and no two variants that contradict each other.
 func runsOn(have, want string) bool {
 	h, w := strings.SplitN(have, "/", 3), strings.SplitN(want, "/", 3)
-	if len(h) < 2 || len(w) < 2 || h[0] != w[0] || goArch(h[1]) != w[1] {
+	if len(h) < 2 || len(w) < 2 || h[0] != w[0] || basefs.GOARCH(h[1]) != w[1] {
 		return false
 	}
 	return len(h) < 3 || len(w) < 3 || h[2] <= w[2]

@@ -1,7 +1,6 @@
 package builder
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 
+	"github.com/clusterimage/keg/basefs"
 	"github.com/clusterimage/keg/builder/pack"
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/kubefile"
@@ -87,32 +87,21 @@ func parseWish(s string) (wish, error) {
 	return w, nil
 }
 
-// parseList reads a list of images: one a line, with comments from # on.
+// parseList reads a list of images. All lines that are wrong are in the error.
 func parseList(file string, data []byte, pos kubefile.Pos) ([]wish, error) {
+	list, err := basefs.ParseImageList(file, bytes.NewReader(data))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrImageName, err)
+	}
 	var out []wish
-	sc := bufio.NewScanner(bytes.NewReader(bytes.TrimPrefix(data, []byte("\uFEFF"))))
-	sc.Buffer(nil, 1<<20)
-	n := 0
-	for sc.Scan() {
-		n++
-		line, _, _ := strings.Cut(sc.Text(), "#")
-		words := strings.Fields(line)
-		where := fmt.Sprintf("%s:%d", file, n)
-		switch {
-		case len(words) == 0:
-			continue
-		case len(words) > 1:
-			return nil, fmt.Errorf("%s: %q is %w: one stands on a line", where, strings.TrimSpace(line), ErrImageName)
-		}
-		w, err := parseWish(words[0])
+	for _, l := range list {
+		where := fmt.Sprintf("%s:%d", file, l.LineNo)
+		w, err := parseWish(l.Ref)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", where, err)
 		}
 		w.where, w.pos = where, pos
 		out = append(out, w)
-	}
-	if err := sc.Err(); err != nil {
-		return nil, fmt.Errorf("%s:%d: %w", file, n+1, err)
 	}
 	return out, nil
 }
