@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/clusterimage/keg/runtime/remote"
 )
 
 // Phase is one part of a run. More is optional, found by assertion: Plan and Skip.
@@ -56,12 +59,12 @@ type StepError struct {
 	Err   error
 }
 
-// Error names the host and the step.
+// Error names the host, once, and the step.
 func (e *StepError) Error() string {
 	if e.Host == "" {
 		return fmt.Sprintf("%s: %s: %v", e.Phase, e.Step, e.Err)
 	}
-	return fmt.Sprintf("%s: %s: %s: %v", e.Phase, e.Host, e.Step, e.Err)
+	return fmt.Sprintf("%s: %s: %s: %s", e.Phase, e.Host, e.Step, strings.TrimPrefix(e.Err.Error(), e.Host+": "))
 }
 
 // Unwrap is the cause.
@@ -187,7 +190,7 @@ func Run(ctx context.Context, c *Cluster, phases []Phase) (err error) {
 		if err != nil {
 			event = Entry{Event: Failed, Error: err.Error()}
 		}
-		err = errors.Join(err, c.cleanup(ctx))
+		err = errors.Join(err, c.cleanup(ctx, err))
 		c.journal.write(event)
 		err = errors.Join(err, c.journal.close())
 	}()
@@ -229,8 +232,9 @@ func (c *Cluster) runPhase(ctx context.Context, p Phase) error {
 	return nil
 }
 
-// cleanup does what was deferred, newest first.
-func (c *Cluster) cleanup(ctx context.Context) error {
+// cleanup does what was deferred, newest first. Where the run failed with a lost connection, those that
+// are found lost now are no news.
+func (c *Cluster) cleanup(ctx context.Context, failed error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	c.mu.Lock()
@@ -239,7 +243,9 @@ func (c *Cluster) cleanup(ctx context.Context) error {
 	c.mu.Unlock()
 	var errs []error
 	for _, f := range slices.Backward(list) {
-		errs = append(errs, f(ctx))
+		if err := f(ctx); err != nil && !(errors.Is(err, remote.ErrDisconnected) && errors.Is(failed, remote.ErrDisconnected)) {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/clusterimage/keg/internal/progress"
+	"github.com/clusterimage/keg/runtime/remote"
 )
 
 // fakePhase is a Phase without options.
@@ -44,6 +45,32 @@ func TestRunOrderAndCleanup(t *testing.T) {
 	}
 	if d := cmp.Diff([]string{"one", "two", "clean two", "clean one"}, got); d != "" {
 		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
+// TestRunLostHost: one lost connection is one error, however much there was to clean up over it.
+func TestRunLostHost(t *testing.T) {
+	lost := fmt.Errorf("10.0.0.1: running true: %w", remote.ErrDisconnected)
+	broken := errors.New("broken")
+	step := func(err error) Phase {
+		return &phase{title: "one", limit: 1, batches: func(*Cluster) []Batch {
+			return []Batch{{{Host: "10.0.0.1", Text: "do it", Do: func(context.Context, io.Writer) error { return err }}}}
+		}}
+	}
+	for _, tc := range []struct {
+		step, cleanup error
+		want          string
+	}{
+		{lost, lost, "one: 10.0.0.1: do it: running true: connection lost"},
+		{lost, broken, "one: 10.0.0.1: do it: running true: connection lost\nbroken"},
+		{broken, lost, "one: 10.0.0.1: do it: broken\n10.0.0.1: running true: connection lost"},
+		{nil, lost, "10.0.0.1: running true: connection lost"},
+	} {
+		c := &Cluster{}
+		c.Defer(func(context.Context) error { return tc.cleanup })
+		if err := Run(t.Context(), c, []Phase{step(tc.step)}); err == nil || err.Error() != tc.want {
+			t.Errorf("error %q, want %q", err, tc.want)
+		}
 	}
 }
 

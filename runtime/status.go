@@ -71,7 +71,7 @@ func Status(ctx context.Context, c *Cluster) (ClusterStatus, error) {
 	if len(entries) > 0 {
 		s.Last = &entries[len(entries)-1]
 	}
-	defer func() { _ = c.cleanup(ctx) }()
+	defer func() { _ = c.cleanup(ctx, nil) }()
 	ask := &phase{title: "ask hosts", limit: 30, tolerant: true, batches: func(c *Cluster) []Batch {
 		b := connect(c)
 		b = append(b, findAgent(c)...)

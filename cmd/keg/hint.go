@@ -74,6 +74,8 @@ func hint(err error) string {
 		return "load the key into an agent with ssh-add, or run keg on a terminal, where it asks"
 	case errors.Is(err, remote.ErrUnreachable):
 		return "check the address and --port, that sshd runs there, and that no firewall is in between"
+	case errors.Is(err, remote.ErrDisconnected):
+		return "see that the host is up and its network works; the same command goes on where it stopped"
 	case errors.Is(err, transfer.ErrOffline):
 		return "without --offline, keg would ask the registry"
 	case errors.Is(err, transfer.ErrUnauthorized):

@@ -52,7 +52,7 @@ func (s *session) listen(requests <-chan *ssh.Request) {
 	case <-s.ssh.done:
 	case <-time.After(time.Second):
 	}
-	s.report(ended{err: s.ssh.lost()})
+	s.report(ended{err: s.ssh.lost(nil)})
 }
 
 func (s *session) report(e ended) {
@@ -71,7 +71,7 @@ func (s *session) exec(ctx context.Context, line string) error {
 		ok, err := s.channel.SendRequest("exec", true, ssh.Marshal(struct{ Line string }{line}))
 		switch {
 		case err != nil:
-			err = errors.Join(s.ssh.lost(), err)
+			err = s.ssh.lost(err)
 		case !ok:
 			err = errors.New("the host refuses to run commands")
 		}

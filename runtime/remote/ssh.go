@@ -85,14 +85,18 @@ func (s *SSH) fail(err error) {
 	}
 }
 
-// lost is the error of whatever used the connection when it ended.
-func (s *SSH) lost() error {
+// lost is the error of whatever used the connection when it ended. seen is what that saw of it: it only
+// counts as long as the reason is not known. It may be nil.
+func (s *SSH) lost(seen error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.reason == nil {
+	if s.reason != nil {
+		seen = s.reason
+	}
+	if seen == nil {
 		return ErrDisconnected
 	}
-	return fmt.Errorf("%w: %w", ErrDisconnected, s.reason)
+	return fmt.Errorf("%w: %w", ErrDisconnected, seen)
 }
 
 // keepAlive closes the connection when the host has been silent for three questions. Anything it sends
@@ -163,7 +167,7 @@ func (s *SSH) begin(ctx context.Context, slots chan struct{}, text, token string
 	case <-start.Done():
 		return nil, nil, start.Err()
 	case <-s.done:
-		return nil, nil, s.lost()
+		return nil, nil, s.lost(nil)
 	}
 	ch, err := s.open(start)
 	if err != nil {
@@ -212,7 +216,7 @@ func (s *SSH) open(ctx context.Context) (channel, error) {
 		case err == nil || ctx.Err() != nil:
 			return ch, err
 		case !errors.As(err, &refused):
-			return ch, errors.Join(s.lost(), err)
+			return ch, s.lost(err)
 		}
 		if s.running.Load() == 0 {
 			if refusals++; refusals >= chances {
@@ -223,7 +227,7 @@ func (s *SSH) open(ctx context.Context) (channel, error) {
 		case <-ctx.Done():
 			return ch, ctx.Err()
 		case <-s.done:
-			return ch, s.lost()
+			return ch, s.lost(nil)
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, time.Second)

@@ -335,6 +335,20 @@ func TestStalled(t *testing.T) {
 	}
 }
 
+// TestStalledBefore: a command that could not even start says the same, and nothing of the SSH library's.
+func TestStalledBefore(t *testing.T) {
+	s := remotetest.Start(t, remotetest.Options{})
+	cfg := config(s)
+	cfg.KeepAlive = 50 * time.Millisecond
+	c := dial(t, cfg)
+	s.Stall()
+	err := c.Run(t.Context(), remote.Cmd{Args: []string{"true"}})
+	want := s.Addr + ": running true: connection lost: no sign of life for 150ms"
+	if !errors.Is(err, remote.ErrDisconnected) || err.Error() != want {
+		t.Errorf("error is %q, want %q", err, want)
+	}
+}
+
 type signaller struct{ started chan struct{} }
 
 func (s signaller) Write(p []byte) (int, error) { close(s.started); return len(p), nil }
