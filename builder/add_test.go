@@ -28,8 +28,6 @@ import (
 
 type header = tar.Header
 
-func compression(s string) pack.Compression { return pack.Compression(s) }
-
 func compressed(t *testing.T, w func(io.Writer) (io.WriteCloser, error), data []byte) string {
 	t.Helper()
 	var buf bytes.Buffer

@@ -20,6 +20,7 @@ import (
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/clusterimage"
 	"github.com/clusterimage/keg/imagestore/transfer"
+	"github.com/clusterimage/keg/internal/compression"
 	"github.com/clusterimage/keg/kubefile"
 )
 
@@ -286,7 +287,7 @@ func (a *assembly) scanLayer(ctx context.Context, d digest.Digest) (listing, err
 		return listing{}, err
 	}
 	defer blob.Close()
-	r, err := decompress(contextReader{ctx, blob})
+	r, err := compression.NewReader(contextReader{ctx, blob})
 	if err != nil {
 		return listing{}, err
 	}

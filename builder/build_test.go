@@ -21,6 +21,7 @@ import (
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/storetest"
 	"github.com/clusterimage/keg/imagestore/transfer"
+	"github.com/clusterimage/keg/internal/compression"
 	"github.com/clusterimage/keg/kubefile"
 )
 
@@ -170,7 +171,7 @@ func (tb *testBuild) layers(t *testing.T, res Result) [][]string {
 			t.Fatal(err)
 		}
 		defer blob.Close()
-		r, err := decompress(blob)
+		r, err := compression.NewReader(blob)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/clusterimage/keg/builder/pack"
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/archive"
 	"github.com/clusterimage/keg/imagestore/clusterimage"
@@ -333,7 +334,7 @@ func TestBaseWithoutCache(t *testing.T) {
 		"lib": "-> usr/lib", "usr/lib/": "0711 ", "usr/lib/x": "x", "etc/passwd": "web:x:5:6::/:/\n",
 	}}
 	for _, c := range []string{"zstd", "gzip"} {
-		base.request = func(r *Request) { r.Compression = compression(c) }
+		base.request = func(r *Request) { r.Compression = pack.Compression(c) }
 		base.must(t)
 		child := &testBuild{store: base.store, kubefile: "FROM example.com/base:v1\nCOPY --chown=web f /lib/\n", files: files{"f": "f"}}
 		want := child.must(t).Target.Digest

@@ -14,6 +14,7 @@ import (
 
 	"github.com/clusterimage/keg/builder/pack"
 	"github.com/clusterimage/keg/imagestore"
+	"github.com/clusterimage/keg/internal/compression"
 )
 
 // ErrArchive says that an archive is broken, or would write where it must not.
@@ -60,7 +61,7 @@ func isArchive(open func() (io.ReadCloser, error)) (bool, error) {
 		return false, err
 	}
 	defer f.Close()
-	r, err := decompress(f)
+	r, err := compression.NewReader(f)
 	if err != nil {
 		return false, nil
 	}
@@ -96,7 +97,7 @@ func (a *tarball) read(ctx context.Context) ([]member, error) {
 		return nil, err
 	}
 	defer src.Close()
-	r, err := decompress(src)
+	r, err := compression.NewReader(src)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrArchive, a.name, err)
 	}

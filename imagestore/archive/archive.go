@@ -20,6 +20,7 @@ import (
 
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/clusterimage"
+	"github.com/clusterimage/keg/internal/compression"
 	"github.com/clusterimage/keg/internal/progress"
 )
 
@@ -144,13 +145,13 @@ func Read(ctx context.Context, s *imagestore.Store, r io.Reader) ([]Found, error
 }
 
 func read(ctx context.Context, s *imagestore.Store, r io.Reader) ([]Found, error) {
-	plain, closeReader, err := decompress(r)
+	plain, err := compression.NewReader(r)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
-	defer closeReader()
+	defer plain.Close()
 	c := newContents(s)
-	if err := c.scan(ctx, plain); err != nil {
+	if err := c.scan(ctx, unpacker{plain}); err != nil {
 		return nil, err
 	}
 	switch {
@@ -239,6 +240,18 @@ func platform(s *imagestore.Store, desc ocispec.Descriptor) (string, error) {
 		return "", nil
 	}
 	return clusterimage.PlatformString(&config.Platform), nil
+}
+
+// unpacker says of errors of compressed content that they are the archive's.
+type unpacker struct{ *compression.Reader }
+
+// Read implements io.Reader.
+func (u unpacker) Read(p []byte) (int, error) {
+	n, err := u.Reader.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) && u.Format != compression.None {
+		err = fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	return n, err
 }
 
 // progressReader tells how much was read, about every megabyte.

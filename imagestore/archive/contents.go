@@ -81,6 +81,9 @@ func (c *contents) scan(ctx context.Context, r io.Reader) error {
 		}
 		end = (tail.n + 511) &^ 511
 	}
+	if tail.n == 0 {
+		return fmt.Errorf("it is empty: %w", ErrFormat)
+	}
 	// Without the two blocks of zeros at its end a tar that was cut between two entries looks whole.
 	if tail.n-end < 1024 || tail.zeros < 1024 {
 		return fmt.Errorf("it is cut off: %w: %w", ErrFormat, io.ErrUnexpectedEOF)

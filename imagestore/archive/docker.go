@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/clusterimage/keg/imagestore"
+	"github.com/clusterimage/keg/internal/compression"
 )
 
 // dockerImage is an element of manifest.json.
@@ -105,17 +106,17 @@ func (c *contents) layerType(d digest.Digest) (string, error) {
 		return "", err
 	}
 	defer b.Close()
-	head := make([]byte, magicLen)
+	head := make([]byte, compression.MagicLen)
 	n, err := io.ReadFull(b, head)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return "", err
 	}
-	switch kind := detect(head[:n]); kind {
-	case formatNone:
+	switch kind := compression.Detect(head[:n]); kind {
+	case compression.None:
 		return ocispec.MediaTypeImageLayer, nil
-	case formatGzip:
+	case compression.Gzip:
 		return ocispec.MediaTypeImageLayerGzip, nil
-	case formatZstd:
+	case compression.Zstd:
 		return ocispec.MediaTypeImageLayerZstd, nil
 	default:
 		return "", fmt.Errorf("layers cannot be compressed by %s: %w", kind, ErrFormat)
