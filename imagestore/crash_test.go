@@ -3,11 +3,7 @@ package imagestore_test
 import (
 	"bufio"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -169,40 +165,6 @@ func start(t testing.TB, dir, work string) *exec.Cmd {
 	return cmd
 }
 
-// right fails unless the store is as it must be at any moment.
-func right(t testing.TB, s *imagestore.Store) {
-	t.Helper()
-	var idx ocispec.Index
-	data, err := os.ReadFile(filepath.Join(s.Dir(), "index.json"))
-	if err == nil {
-		err = json.Unmarshal(data, &idx)
-	}
-	if err != nil {
-		t.Fatalf("index.json: %v", err)
-	}
-	for _, name := range names(t, s, "blobs", "sha256") {
-		f, err := os.Open(filepath.Join(s.Dir(), "blobs", "sha256", name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		h := sha256.New()
-		_, err = io.Copy(h, f)
-		_ = f.Close()
-		if err != nil || hex.EncodeToString(h.Sum(nil)) != name {
-			t.Fatalf("blob %s is not what its name says (%v)", name, err)
-		}
-	}
-	images, err := s.Images()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, img := range images {
-		if err := s.Walk(t.Context(), img.Target, func(ocispec.Descriptor) error { return nil }); err != nil {
-			t.Fatalf("image %s: %v", img.Name, err)
-		}
-	}
-}
-
 func TestKilled(t *testing.T) {
 	s := storetest.New(t)
 	rounds := 40
@@ -218,15 +180,15 @@ func TestKilled(t *testing.T) {
 		if err := cmd.Wait(); err == nil || cmd.ProcessState.Exited() {
 			t.Fatalf("the other process ended by itself: %v", err)
 		}
-		right(t, s)
+		storetest.Sound(t, s)
 	}
 	left := len(names(t, s, "ingest"))
 	if err := start(t, s.Dir(), "finish:30").Wait(); err != nil {
 		t.Fatal(err)
 	}
-	right(t, s)
+	storetest.Sound(t, s)
 	result := prune(t, s)
-	right(t, s)
+	storetest.Sound(t, s)
 	if rest := names(t, s, "ingest"); len(rest) != 0 {
 		t.Errorf("ingest: %v", rest)
 	}
@@ -263,7 +225,7 @@ func TestConcurrentTags(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	right(t, s)
+	storetest.Sound(t, s)
 	images, err := s.Images()
 	if err != nil {
 		t.Fatal(err)

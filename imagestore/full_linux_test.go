@@ -61,7 +61,7 @@ func TestDiskFull(t *testing.T) {
 	if err := s.Tag(t.Context(), ref, img.Target); !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("tagging: %v", err)
 	}
-	right(t, s)
+	storetest.Sound(t, s)
 	if diff := cmp.Diff(before, names(t, s, ".")); diff != "" {
 		t.Errorf("store directory (-before +after):\n%s", diff)
 	}

@@ -5,7 +5,10 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -26,6 +29,45 @@ func New(t testing.TB) *imagestore.Store {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// Sound fails unless the store is as it must be at any moment, whoever was killed: index.json can be read,
+// every blob is what its name says, every image is whole.
+func Sound(t testing.TB, s *imagestore.Store) {
+	t.Helper()
+	blobs, err := os.ReadDir(filepath.Join(s.Dir(), "blobs", "sha256"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range blobs {
+		if err := same(s, digest.NewDigestFromEncoded(digest.SHA256, b.Name())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	images, err := s.Images()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(s.Dir(), ocispec.ImageIndexFile)); err != nil {
+		t.Fatal(err) // for Images there are none then
+	}
+	for _, img := range images {
+		if err := s.Walk(t.Context(), img.Target, func(ocispec.Descriptor) error { return nil }); err != nil {
+			t.Fatalf("image %s: %v", img.Name, err)
+		}
+	}
+}
+
+func same(s *imagestore.Store, d digest.Digest) error {
+	b, err := s.Open(d)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	if got, err := digest.SHA256.FromReader(b); err != nil || got != d {
+		return fmt.Errorf("blob %s has digest %s: %w", d, got, errors.Join(err, imagestore.ErrDigest))
+	}
+	return nil
 }
 
 // Tag tags and returns what it tagged.
@@ -116,13 +158,13 @@ func Image(t testing.TB, s *imagestore.Store, spec Spec) ocispec.Descriptor {
 	if spec.Files == nil {
 		spec.Files = []string{"content of " + spec.Platform}
 	}
-	os, arch, _ := strings.Cut(spec.Platform, "/")
+	system, arch, _ := strings.Cut(spec.Platform, "/")
 	layerType, configType, manifestType := ocispec.MediaTypeImageLayerGzip, ocispec.MediaTypeImageConfig, ocispec.MediaTypeImageManifest
 	if spec.Docker {
 		layerType, configType, manifestType = "application/vnd.docker.image.rootfs.diff.tar.gzip", imagestore.MediaTypeDockerConfig, imagestore.MediaTypeDockerManifest
 	}
 	epoch := time.Unix(0, 0).UTC()
-	config := ocispec.Image{Created: &epoch, Platform: ocispec.Platform{OS: os, Architecture: arch}}
+	config := ocispec.Image{Created: &epoch, Platform: ocispec.Platform{OS: system, Architecture: arch}}
 	config.RootFS.Type = "layers"
 	config.Config.Labels, config.Config.Env = spec.Labels, spec.Env
 	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: manifestType}
@@ -136,7 +178,7 @@ func Image(t testing.TB, s *imagestore.Store, spec Spec) ocispec.Descriptor {
 	}
 	m.Config = PutJSON(t, s, configType, config)
 	d := PutJSON(t, s, manifestType, m)
-	d.Platform = &ocispec.Platform{OS: os, Architecture: arch}
+	d.Platform = &ocispec.Platform{OS: system, Architecture: arch}
 	return d
 }
 
