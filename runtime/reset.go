@@ -102,14 +102,15 @@ func ownership(c *Cluster) []Batch {
 	})}
 }
 
-// clean gives the image's own script the first word.
+// clean gives the image's own script the first word, with the settings of the last run: the image and
+// what was given by --env are not here any more.
 func clean(c *Cluster) []Batch {
 	return []Batch{each(c.Nodes, func(n *Node) []Step {
 		return []Step{n.On("run scripts/clean.sh, if there is one", func(ctx context.Context, out io.Writer) error {
 			if !n.Done(doneUnpack) {
 				return ErrAlready
 			}
-			r, err := n.Host.Hook(ctx, node.HookRequest{Name: "clean", Env: c.Env(n)}, out)
+			r, err := n.Host.Hook(ctx, node.HookRequest{Name: "clean", Env: c.Env(n), Kept: true}, out)
 			if err == nil && !r.Ran {
 				return ErrAlready
 			}

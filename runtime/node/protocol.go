@@ -25,6 +25,7 @@ const (
 	StoreDir = Dir + "/store"            // blobs, an OCI layout
 	Rootfs   = Dir + "/rootfs"           // the unpacked basefs, templates rendered
 	State    = Dir + "/state.json"       // State, 0600
+	EnvFile  = Dir + "/env.json"         // RenderRequest.Env of the last render, 0600: it may hold secrets
 	Recorder = Dir + "/recorder"         // what was there before keg changed it
 	LockFile = "/run/lock/keg-node.lock" // held by `keg-node lock` while keg works on the host
 
@@ -172,7 +173,7 @@ type UnpackResponse struct {
 	Changed bool `json:"changed"`
 }
 
-// RenderRequest asks to render the *.tmpl files of Rootfs.
+// RenderRequest asks to render the *.tmpl files of Rootfs. Env is kept in EnvFile.
 type RenderRequest struct {
 	Env map[string]string `json:"env"`
 	// Apps are by name of an app, and override Env in application/apps/NAME (basefs.Renderer).
@@ -251,11 +252,13 @@ type UnitRequest struct {
 //	KEG_ROOTFS    the directory it runs in
 //	ROOTFS        the same, as sealer's scripts know it
 //
-// and Env, which wins.
+// and Env, which wins, and with Kept what EnvFile has, which wins over that.
 type HookRequest struct {
 	Name string            `json:"name"`
 	Args []string          `json:"args,omitempty"`
 	Env  map[string]string `json:"env"`
+	// Kept is for whoever does not have the image and its settings any more, such as a reset.
+	Kept bool `json:"kept,omitempty"`
 }
 
 // HookResponse says whether there was such a script. A script that fails is an error.

@@ -35,7 +35,18 @@ func (h *Host) Hook(ctx context.Context, req node.HookRequest) (node.HookRespons
 	}
 	rootfs := h.path(node.Rootfs)
 	env := map[string]string{"KEG_HOOK": req.Name, "KEG_ROOTFS": rootfs, "ROOTFS": rootfs}
-	for k, v := range req.Env {
+	all := maps.Clone(req.Env)
+	if req.Kept {
+		kept, err := h.keptEnv()
+		if err != nil {
+			return resp, err
+		}
+		if all == nil {
+			all = map[string]string{}
+		}
+		maps.Copy(all, kept)
+	}
+	for k, v := range all {
 		if !envForm.MatchString(k) || strings.ContainsRune(v, 0) {
 			return resp, node.Errorf(node.KindRequest, "%q is no name of an environment variable", k)
 		}

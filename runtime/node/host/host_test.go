@@ -323,6 +323,35 @@ func TestRefusedPaths(t *testing.T) {
 	}
 }
 
+// TestKeptEnv: a reset has neither the image nor its settings, and its script sees them all the same.
+func TestKeptEnv(t *testing.T) {
+	h, _ := newHost(t, map[string]string{node.Rootfs + "/scripts/clean.sh": `echo "$A $B $C"`})
+	var out bytes.Buffer
+	h.Programs, h.Log = System{}, &out
+	clean := func(want string) {
+		t.Helper()
+		out.Reset()
+		r, err := h.Hook(t.Context(), node.HookRequest{Name: "clean", Env: map[string]string{"A": "", "B": "now"}, Kept: true})
+		if err != nil || !r.Ran || out.String() != want {
+			t.Errorf("%+v, %v, %q; want %q", r, err, out.String(), want)
+		}
+	}
+	clean(" now \n") // nothing was rendered yet
+	if err := h.Render(t.Context(), node.RenderRequest{Env: map[string]string{"A": "kept", "C": "secret"}}); err != nil {
+		t.Fatal(err)
+	}
+	clean("kept now secret\n")
+	if st, err := os.Stat(h.path(node.EnvFile)); err != nil || st.Mode() != 0o600 {
+		t.Errorf("%v, %v", st.Mode(), err)
+	}
+	if err := os.WriteFile(h.path(node.EnvFile), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.Hook(t.Context(), node.HookRequest{Name: "clean", Kept: true}); kind(err) != node.KindState {
+		t.Errorf("with a broken file: %v", err)
+	}
+}
+
 func TestHook(t *testing.T) {
 	h, _ := newHost(t, map[string]string{
 		node.Rootfs + "/scripts/init.sh": "echo $KEG_HOOK in $PWD with $A and $1; echo to stderr >&2\n",

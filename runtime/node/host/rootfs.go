@@ -136,12 +136,45 @@ func (h *Host) Render(ctx context.Context, req node.RenderRequest) error {
 		return fmt.Errorf("opening rootfs: %w", err)
 	}
 	defer root.Close()
+	if err := h.keepEnv(req.Env); err != nil {
+		return err
+	}
 	return basefs.Renderer{Env: req.Env, Apps: req.Apps}.Render(root.FS(), func(name string, mode fs.FileMode, data []byte) error {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
 		return h.diskFull(writeInside(root, name, mode, data), node.Rootfs, int64(len(data)))
 	})
+}
+
+// keepEnv writes EnvFile.
+func (h *Host) keepEnv(env map[string]string) error {
+	data, err := json.MarshalIndent(env, "", "  ")
+	if err != nil {
+		return fmt.Errorf("keeping env: %w", err)
+	}
+	if err := atomicfile.Write(h.path(node.EnvFile), append(data, '\n'), 0o600); err != nil {
+		return fmt.Errorf("keeping env: %w", h.diskFull(err, node.EnvFile, int64(len(data))))
+	}
+	return nil
+}
+
+// keptEnv reads EnvFile; nothing was kept where nothing was rendered.
+func (h *Host) keptEnv() (map[string]string, error) {
+	data, err := os.ReadFile(h.path(node.EnvFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading env: %w", err)
+	}
+	var env map[string]string
+	if err := json.Unmarshal(data, &env); err != nil {
+		e := node.Errorf(node.KindState, "reading env: %s is broken: %v", node.EnvFile, err)
+		e.Path = node.EnvFile
+		return nil, e
+	}
+	return env, nil
 }
 
 // writeInside writes a file of the rootfs, and leaves it alone if it is so already.
