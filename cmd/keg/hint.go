@@ -9,6 +9,7 @@ import (
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/transfer"
 	"github.com/clusterimage/keg/runtime"
+	"github.com/clusterimage/keg/runtime/node"
 	"github.com/clusterimage/keg/runtime/remote"
 )
 
@@ -74,6 +75,8 @@ func hint(err error) string {
 		return "load the key into an agent with ssh-add, or run keg on a terminal, where it asks"
 	case errors.Is(err, remote.ErrUnreachable):
 		return "check the address and --port, that sshd runs there, and that no firewall is in between"
+	case errors.Is(err, &node.Error{Kind: node.KindDiskFull}):
+		return "make room on that file system of the host; the same command goes on where it stopped"
 	case errors.Is(err, remote.ErrDisconnected):
 		return "see that the host is up and its network works; the same command goes on where it stopped"
 	case errors.Is(err, transfer.ErrOffline):

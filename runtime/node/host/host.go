@@ -104,8 +104,12 @@ func (h *Host) diskFull(err error, path string, need int64) error {
 	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
 		return err
 	}
-	free, _ := h.free(path)
-	return noRoom(path, need, free)
+	free, inodes, _ := h.left(path)
+	e := noRoom(path, need, free)
+	if inodes == 0 && free > need {
+		e.Text = fmt.Sprintf("no room in %s: %d bytes are free, but there is no room for more files (inodes)", path, free)
+	}
+	return e
 }
 
 func noRoom(path string, need, free int64) *node.Error {
@@ -119,6 +123,12 @@ func noRoom(path string, need, free int64) *node.Error {
 
 // free is the number of bytes that may be written to the file system on which path lies or will lie.
 func (h *Host) free(path string) (int64, error) {
+	bytes, _, err := h.left(path)
+	return bytes, err
+}
+
+// left is free, and the number of files that may be made there, -1 where the file system has no limit.
+func (h *Host) left(path string) (bytes, files int64, err error) {
 	for p := path; ; p = filepath.Dir(p) {
 		var st unix.Statfs_t
 		err := unix.Statfs(h.path(p), &st)
@@ -126,8 +136,12 @@ func (h *Host) free(path string) (int64, error) {
 			continue
 		}
 		if err != nil {
-			return 0, fmt.Errorf("asking for free space of %s: %w", p, err)
+			return 0, 0, fmt.Errorf("asking for free space of %s: %w", p, err)
 		}
-		return int64(st.Bavail) * st.Bsize, nil
+		files = int64(st.Ffree)
+		if st.Files == 0 { // btrfs and others
+			files = -1
+		}
+		return int64(st.Bavail) * st.Bsize, files, nil
 	}
 }
