@@ -83,6 +83,22 @@ func (j *journal) close() error {
 	return nil
 }
 
+// dropJournal removes the journal of a run that ended before it began with any host: where there is no
+// record there is no cluster to remember anything of.
+func (c *Cluster) dropJournal() error {
+	if c.Dir == "" {
+		return nil
+	}
+	if _, err := os.Lstat(filepath.Join(c.Dir, recordFile)); !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := os.Remove(filepath.Join(c.Dir, journalFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing journal: %w", err)
+	}
+	_ = os.Remove(c.Dir) // unless somebody else has something there
+	return nil
+}
+
 // ReadJournal reads the journal in an operator's directory of a cluster. A last line that was cut off
 // by a crash is left out; no journal is no error.
 func ReadJournal(dir string) ([]Entry, error) {

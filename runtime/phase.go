@@ -193,6 +193,9 @@ func Run(ctx context.Context, c *Cluster, phases []Phase) (err error) {
 		err = errors.Join(err, c.cleanup(ctx, err))
 		c.journal.write(event)
 		err = errors.Join(err, c.journal.close())
+		if err != nil {
+			err = errors.Join(err, c.dropJournal())
+		}
 	}()
 	c.journal.write(Entry{Event: Began})
 	for _, p := range phases {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -71,6 +73,19 @@ func TestRunLostHost(t *testing.T) {
 		if err := Run(t.Context(), c, []Phase{step(tc.step)}); err == nil || err.Error() != tc.want {
 			t.Errorf("error %q, want %q", err, tc.want)
 		}
+	}
+}
+
+// TestRunRefused: a run that ends before there is anything to remember leaves nothing with the operator.
+func TestRunRefused(t *testing.T) {
+	parent := t.TempDir()
+	c := &Cluster{Name: "No Name", Dir: filepath.Join(parent, "shop")}
+	var refused *PreflightError
+	if err := Run(t.Context(), c, RunPhases()); !errors.As(err, &refused) {
+		t.Fatalf("error %v", err)
+	}
+	if left, err := os.ReadDir(parent); err != nil || len(left) > 0 {
+		t.Errorf("left over: %v, %v", left, err)
 	}
 }
 
@@ -185,6 +200,9 @@ func TestProgressAndJournal(t *testing.T) {
 		log.Write(e.Log)
 		got = append(got, fmt.Sprintf("%s|%s|%s|%v|%v", e.ID, e.Parent, e.Name, e.End, e.Skipped))
 	}}}
+	if err := writeRecord(dir, Record{Name: "shop"}); err != nil {
+		t.Fatal(err)
+	}
 	secret := "abcdef.0123456789abcdef"
 	p := &phase{title: "work", limit: 1, batches: func(c *Cluster) []Batch {
 		n := c.Nodes[0]
