@@ -1,6 +1,7 @@
 package builder
 
 import (
+	"archive/tar"
 	"context"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	goruntime "runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -143,6 +145,37 @@ func TestKilled(t *testing.T) {
 		t.Error("no build was killed")
 	}
 	t.Logf("%d of %d builds killed within %s", killed, rounds, whole)
+}
+
+// TestMemory holds that the size of a file costs no memory: 32 MiB or 256, packed or out of an archive.
+func TestMemory(t *testing.T) {
+	peak := func(size int64) int64 {
+		dir := writeFiles(t, files{"Kubefile": "FROM scratch\nCOPY big /\nADD big.tar /x/\n", "big": "", "big.tar": ""})
+		if err := os.Truncate(filepath.Join(dir, "big"), size); err != nil {
+			t.Fatal(err)
+		}
+		head := tarPrefix(t, header{Name: "big", Typeflag: tar.TypeReg, Size: size}, 0)
+		if err := os.WriteFile(filepath.Join(dir, "big.tar"), head, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(filepath.Join(dir, "big.tar"), int64(len(head))+size+1024); err != nil { // zeros to the end
+			t.Fatal(err)
+		}
+		cmd := process(t, self(t), t.TempDir(), dir, "linux/amd64")
+		if _, err := cmd.Output(); err != nil {
+			t.Fatal(err)
+		}
+		usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage)
+		if !ok || goruntime.GOOS != "linux" {
+			t.Skip("needs Linux, which tells the peak in KiB")
+		}
+		return usage.Maxrss >> 10
+	}
+	small, large := peak(32<<20), peak(256<<20)
+	t.Logf("%d MiB, %d MiB", small, large)
+	if large > small+40 { // a buffer or two, and what the garbage collector has not seen yet
+		t.Errorf("a large file takes %d MiB, a small one %d", large, small)
+	}
 }
 
 // TestGoldenOtherUser builds the golden image as a user who owns nothing of the context.
