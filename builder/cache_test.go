@@ -118,7 +118,7 @@ func TestPruned(t *testing.T) {
 	}
 }
 
-const goldenDigest = "sha256:b0ffd9451589204371c39bbcc031a8767a77f9bf5728ee6c5d86b52024cefdb6"
+const goldenDigest = "sha256:7ab1490518064c02ed87007eee0af957ab21c7b409e45cf0b2c1716eae16cec7"
 
 // TestGolden pins the digest of a small image. If it changes on purpose, every image that users have
 // built changes: say so in the release notes.

@@ -27,9 +27,9 @@ type zstdCompressor struct{ enc *zstd.Encoder }
 func zstdOptions() []zstd.EOption {
 	return []zstd.EOption{
 		zstd.WithEncoderConcurrency(1),
-		// On Go binaries: ratio 0.280; fastest saves 29 % of the time and gives 0.295, better takes 80 % more
+		// On Go binaries: ratio 0.295; default takes 40 % more time and gives 0.280, better twice as much
 		// and gives 0.269.
-		zstd.WithEncoderLevel(zstd.SpeedDefault),
+		zstd.WithEncoderLevel(zstd.SpeedFastest),
 		zstd.WithWindowSize(chunkSize),
 		zstd.WithLowerEncoderMem(true),
 		// The layer's digest, the DiffID and those of the table of contents guard the content already.

@@ -12,7 +12,7 @@ import (
 
 // formatVersion stands for everything in this package, and in the compressor, that decides a layer's
 // bytes beside entries and options. A test with a golden digest fails where it should have been raised.
-const formatVersion = "keg.pack.1"
+const formatVersion = "keg.pack.2"
 
 // Key is a digest over all that decides what Write makes of entries: two calls with equal keys give the
 // same layer. ok is false where the content of some file has no identity.
