@@ -20,10 +20,8 @@ const (
 	templateLimit = 16 << 20
 )
 
-// TemplateDirs are the directories whose *.tmpl files are rendered.
-func TemplateDirs() []string {
-	return []string{"etc", "charts", "manifests", "application/apps", "scripts", "statics"}
-}
+// templateDirs are the directories whose *.tmpl files are rendered.
+var templateDirs = []string{"etc", "charts", "manifests", "application/apps", "scripts", "statics"}
 
 // TemplateError says what is wrong with a template.
 type TemplateError struct {
@@ -54,14 +52,10 @@ type Renderer struct {
 	Apps map[string]map[string]string
 }
 
-// Render is Renderer.Render for trees whose apps have no values of their own.
-func Render(tree fs.FS, env map[string]string, write func(name string, mode fs.FileMode, data []byte) error) error {
-	return Renderer{Env: env}.Render(tree, write)
-}
-
-// Render renders every *.tmpl file in TemplateDirs and gives the result to write, under the name without
-// .tmpl and with the template's permission bits, in lexical order of each directory. If templates are
-// wrong, all of them are reported, as joined *TemplateErrors, and nothing is written.
+// Render renders every *.tmpl file in etc, charts, manifests, application/apps, scripts and statics, and
+// gives the result to write, under the name without .tmpl and with the template's permission bits, in
+// lexical order of each directory. If templates are wrong, all of them are reported, as joined
+// *TemplateErrors, and nothing is written.
 func (r Renderer) Render(tree fs.FS, write func(name string, mode fs.FileMode, data []byte) error) error {
 	var wrong []error
 	type result struct {
@@ -110,7 +104,7 @@ func (r Renderer) envOf(name string) map[string]string {
 
 // walkTemplates reads every template. What is called like one and is no regular file is an error.
 func walkTemplates(tree fs.FS, visit func(name string, mode fs.FileMode, text string) error) error {
-	for _, dir := range TemplateDirs() {
+	for _, dir := range templateDirs {
 		err := fs.WalkDir(tree, dir, func(name string, entry fs.DirEntry, err error) error {
 			if err != nil {
 				if name == dir && errors.Is(err, fs.ErrNotExist) {

@@ -63,7 +63,7 @@ func TestRenderFails(t *testing.T) {
 		"scripts/e.tmpl": {Data: []byte(`{{ index . "X" }}`)},
 		"scripts/f.tmpl": {Data: []byte(`{{ env "HOME" }}`)},
 	}
-	err := basefs.Render(tree, nil, func(name string, _ fs.FileMode, _ []byte) error {
+	err := basefs.Renderer{}.Render(tree, func(name string, _ fs.FileMode, _ []byte) error {
 		t.Errorf("%s was written", name)
 		return nil
 	})
@@ -83,7 +83,7 @@ func TestRenderFails(t *testing.T) {
 
 func TestRenderWriteFails(t *testing.T) {
 	full := errors.New("disk full")
-	err := basefs.Render(fstest.MapFS{"etc/a.tmpl": {}}, nil, func(string, fs.FileMode, []byte) error { return full })
+	err := basefs.Renderer{}.Render(fstest.MapFS{"etc/a.tmpl": {}}, func(string, fs.FileMode, []byte) error { return full })
 	if !errors.Is(err, full) || !strings.Contains(err.Error(), "etc/a") {
 		t.Errorf("error is %v", err)
 	}
@@ -107,7 +107,7 @@ func TestRenderLinkRefused(t *testing.T) {
 	if err := os.Symlink("/etc/passwd", dir+"/etc/x.tmpl"); err != nil {
 		t.Fatal(err)
 	}
-	err := basefs.Render(os.DirFS(dir), nil, func(string, fs.FileMode, []byte) error { return nil })
+	err := basefs.Renderer{}.Render(os.DirFS(dir), func(string, fs.FileMode, []byte) error { return nil })
 	if err == nil || !strings.Contains(err.Error(), "regular file") {
 		t.Errorf("error is %v", err)
 	}

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -64,23 +63,18 @@ func Load(ctx context.Context, s *imagestore.Store, r io.Reader, opts Options) (
 			counted.total = fi.Size()
 		}
 	}
-	list, err := load(ctx, s, opts.Name, func() ([]Found, error) { return Read(ctx, s, counted) })
+	list, err := load(ctx, s, counted, opts.Name)
 	counted.end(err)
 	return list, err
 }
 
-// LoadDistribution is ReadDistribution, and tags what it finds.
-func LoadDistribution(ctx context.Context, s *imagestore.Store, fsys fs.FS, registryDomain string) ([]imagestore.Tagged, error) {
-	return load(ctx, s, "", func() ([]Found, error) { return ReadDistribution(ctx, s, fsys, registryDomain) })
-}
-
-func load(ctx context.Context, s *imagestore.Store, name string, read func() ([]Found, error)) ([]imagestore.Tagged, error) {
+func load(ctx context.Context, s *imagestore.Store, r io.Reader, name string) ([]imagestore.Tagged, error) {
 	release, err := s.Hold(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	found, err := read()
+	found, err := Read(ctx, s, r)
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +154,7 @@ func read(ctx context.Context, s *imagestore.Store, r io.Reader) ([]Found, error
 	case c.documents[dockerManifestFile] != nil:
 		return c.dockerArchive(ctx)
 	case len(c.links) > 0:
-		return distributionTree{s: s, links: c.links, domain: defaultDomain, fetch: c.has}.read(ctx)
+		return distributionTree{s: s, links: c.links}.read(ctx)
 	}
 	return nil, fmt.Errorf("it has no index.json (OCI layout), no manifest.json (docker archive) and no docker/registry/v2 (registry storage): %w", ErrFormat)
 }

@@ -484,14 +484,19 @@ func distributionFiles(t testing.TB) (files fstest.MapFS, want map[string]digest
 	}
 }
 
-func TestDistribution(t *testing.T) {
-	files, want := distributionFiles(t)
+func distributionEntries(files fstest.MapFS) []entry {
 	var entries []entry
 	for name, f := range files {
 		entries = append(entries, entry{name: "./registry/" + name, content: string(f.Data)})
 	}
-	check := func(t *testing.T, s *imagestore.Store, got []imagestore.Tagged, err error) {
-		t.Helper()
+	return entries
+}
+
+func TestDistribution(t *testing.T) {
+	files, want := distributionFiles(t)
+	t.Run("whole", func(t *testing.T) {
+		s := storetest.New(t)
+		got, err := archive.Load(t.Context(), s, bytes.NewReader(compress(t, "gzip", writeTar(t, distributionEntries(files)...))), archive.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -506,24 +511,6 @@ func TestDistribution(t *testing.T) {
 			t.Errorf("in the store (-want +got):\n%s", diff)
 		}
 		save(t, s, got...)
-	}
-	t.Run("tar", func(t *testing.T) {
-		s := storetest.New(t)
-		got, err := archive.Load(t.Context(), s, bytes.NewReader(compress(t, "gzip", writeTar(t, entries...))), archive.Options{})
-		check(t, s, got, err)
-	})
-	t.Run("directory", func(t *testing.T) {
-		s := storetest.New(t)
-		got, err := archive.LoadDistribution(t.Context(), s, files, "")
-		check(t, s, got, err)
-		sub, err := files.Sub("docker/registry/v2")
-		if err != nil {
-			t.Fatal(err)
-		}
-		found, err := archive.ReadDistribution(t.Context(), storetest.New(t), sub, "reg.example.com")
-		if err != nil || len(found) != 5 || found[4].Name != "reg.example.com/sparse:v1" {
-			t.Errorf("with a domain: %+v, %v", found, err)
-		}
 	})
 	t.Run("broken", func(t *testing.T) {
 		for name, f := range files {
@@ -537,14 +524,11 @@ func TestDistribution(t *testing.T) {
 				}
 				broken[name] = &fstest.MapFile{Data: content}
 				s := storetest.New(t)
-				if _, err := archive.LoadDistribution(t.Context(), s, broken, ""); !errors.Is(err, imagestore.ErrDigest) {
+				if _, err := archive.Load(t.Context(), s, bytes.NewReader(writeTar(t, distributionEntries(broken)...)), archive.Options{}); !errors.Is(err, imagestore.ErrDigest) {
 					t.Errorf("%s: %v", name, err)
 				}
 				unchanged(t, s)
 			}
-		}
-		if _, err := archive.ReadDistribution(t.Context(), storetest.New(t), fstest.MapFS{}, ""); !errors.Is(err, archive.ErrFormat) {
-			t.Errorf("empty directory: %v", err)
 		}
 	})
 }

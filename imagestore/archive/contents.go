@@ -241,11 +241,7 @@ func (c *contents) blob(ctx context.Context, name, algorithm, encoded string, si
 	if c.s.Has(d) {
 		return nil
 	}
-	return copyBlob(ctx, c.s, d, size, r)
-}
-
-func copyBlob(ctx context.Context, s *imagestore.Store, d digest.Digest, size int64, r io.Reader) error {
-	w, err := s.Writer(ctx)
+	w, err := c.s.Writer(ctx)
 	if err != nil {
 		return err
 	}
@@ -256,9 +252,6 @@ func copyBlob(ctx context.Context, s *imagestore.Store, d digest.Digest, size in
 	_, err = w.Commit(d, size)
 	return err
 }
-
-// has is the fetch of a distributionTree whose blobs came with the scan.
-func (c *contents) has(_ context.Context, d digest.Digest) (bool, error) { return c.s.Has(d), nil }
 
 // lookup follows links to a file.
 func (c *contents) lookup(name string) (file, error) {

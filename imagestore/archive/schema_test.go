@@ -44,7 +44,7 @@ func TestSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	files, _ := distributionFiles(t)
-	storage, err := archive.LoadDistribution(t.Context(), s, files, "")
+	storage, err := archive.Load(t.Context(), s, bytes.NewReader(writeTar(t, distributionEntries(files)...)), archive.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
