@@ -13,6 +13,7 @@ package node
 import (
 	"context"
 	"io"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -39,7 +40,7 @@ type Verb string
 // The verbs, with what stands on stdin and on stdout.
 const (
 	VerbFacts    Verb = "facts"     // FactsRequest, Facts
-	VerbLock     Verb = "lock"      // LockRequest in one line, then nothing until the end; Locked in one line
+	VerbLock     Verb = "lock"      // LockRequest in one line, then an empty line each LockBeat; Locked in one line
 	VerbState    Verb = "state"     // nothing, HostState or null
 	VerbSetState Verb = "set-state" // HostState, Nothing
 	VerbMissing  Verb = "missing"   // MissingRequest, MissingResponse
@@ -65,6 +66,13 @@ type Nothing struct{}
 // Locked is the line that `keg-node lock` writes once it holds LockFile. It holds it until its stdin
 // ends, so that the lock goes with the connection.
 const Locked = "LOCKED"
+
+// A machine that lost its network cannot end its connections: its lock goes after LockSilence without
+// a word on stdin, which is longer than it takes the other side to notice.
+const (
+	LockBeat    = 15 * time.Second
+	LockSilence = 2 * time.Minute
+)
 
 // CodeBusy is the exit code of `keg-node lock` where somebody else holds the lock (EX_TEMPFAIL).
 const CodeBusy = 75

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/clusterimage/keg/runtime/node"
 )
@@ -28,8 +29,8 @@ func (t jsonText) into(v any) error {
 }
 
 // Lock takes the lock of the host and holds it until release is called or the connection breaks;
-// release says if it was lost before. ctx counts until the lock is held and not after. Where somebody else holds it the error is of
-// node.KindBusy and says who.
+// release says if it was lost before. ctx counts until the lock is held and not after. Where somebody
+// else holds it the error is of node.KindBusy and says who.
 func (c *Client) Lock(ctx context.Context, r node.LockRequest) (release func() error, err error) {
 	data, err := json.Marshal(r)
 	if err != nil {
@@ -44,7 +45,19 @@ func (c *Client) Lock(ctx context.Context, r node.LockRequest) (release func() e
 		_ = in.CloseWithError(errEnded)
 		ended <- err
 	}()
-	go func() { _, _ = hold.Write(append(data, '\n')) }()
+	go func() {
+		_, err := hold.Write(append(data, '\n'))
+		beat := time.NewTicker(node.LockBeat)
+		defer beat.Stop()
+		for err == nil {
+			select {
+			case <-beat.C:
+				_, err = hold.Write([]byte{'\n'})
+			case <-holding.Done():
+				return
+			}
+		}
+	}()
 	stop := func() {
 		_ = hold.Close()
 		cancel()
@@ -71,9 +84,18 @@ func (c *Client) Lock(ctx context.Context, r node.LockRequest) (release func() e
 		default:
 		}
 		_ = hold.Close()
-		return <-ended
+		select {
+		case err := <-ended:
+			return err
+		case <-time.After(releaseTime):
+			return fmt.Errorf("%sreleasing the lock: no answer within %s", c.prefix(), releaseTime)
+		}
 	}), nil
 }
+
+// releaseTime is how long a host may take to say that the lock is free. One that says nothing must not
+// keep a person who has typed Ctrl-C.
+const releaseTime = 5 * time.Second
 
 func orEnded(err error) error {
 	if err == nil {

@@ -16,8 +16,8 @@ import (
 	"github.com/clusterimage/keg/runtime/node"
 )
 
-// Lock takes the lock of the host, says so on out, and holds it until in ends or ctx does. Where
-// somebody else holds it, the error is of KindBusy and says who.
+// Lock takes the lock of the host, says so on out, and holds it until in ends, or is silent for
+// node.LockSilence, or ctx ends. Where somebody else holds it, the error is of KindBusy and says who.
 func (h *Host) Lock(ctx context.Context, in io.Reader, out io.Writer) error {
 	lines := bufio.NewReader(io.LimitReader(in, 64<<10))
 	line, err := lines.ReadBytes('\n')
@@ -47,16 +47,42 @@ func (h *Host) Lock(ctx context.Context, in io.Reader, out io.Writer) error {
 	if _, err := fmt.Fprintln(out, node.Locked); err != nil {
 		return fmt.Errorf("locking: %w", err)
 	}
-	ended := make(chan struct{})
+	return hold(ctx, in)
+}
+
+// hold waits for the end of in, of ctx, or of the patience with a silent one.
+func hold(ctx context.Context, in io.Reader) error {
+	words, ended := make(chan struct{}, 1), make(chan struct{})
 	go func() { // ends with its stdin, or with the process
 		defer close(ended)
-		_, _ = io.Copy(io.Discard, in)
+		buf := make([]byte, 64)
+		for {
+			n, err := in.Read(buf)
+			if n > 0 {
+				select {
+				case words <- struct{}{}:
+				default:
+				}
+			}
+			if err != nil {
+				return
+			}
+		}
 	}()
-	select {
-	case <-ended:
-	case <-ctx.Done():
+	patience := time.NewTimer(node.LockSilence)
+	defer patience.Stop()
+	for {
+		select {
+		case <-words:
+			patience.Reset(node.LockSilence)
+		case <-patience.C:
+			return fmt.Errorf("holding the lock: given up after %s without a word", node.LockSilence)
+		case <-ended:
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
 	}
-	return nil
 }
 
 // holder is the content of LockFile.

@@ -1,0 +1,47 @@
+package host
+
+import (
+	"bufio"
+	"io"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/clusterimage/keg/runtime/node"
+)
+
+// TestLockOfASilentOwner: who cannot even end its connection loses the lock, and who says a word now and
+// then keeps it.
+func TestLockOfASilentOwner(t *testing.T) {
+	h, _ := newHost(t, nil)
+	synctest.Test(t, func(t *testing.T) {
+		in, owner := io.Pipe()
+		answers, out := io.Pipe()
+		ended := make(chan error, 1)
+		go func() { ended <- h.Lock(t.Context(), in, out); _ = in.Close() }()
+		_, _ = io.WriteString(owner, `{"owner": "ann"}`+"\n")
+		if line, err := bufio.NewReader(answers).ReadString('\n'); err != nil || line != node.Locked+"\n" {
+			t.Fatalf("it says %q, %v", line, err)
+		}
+		for range 100 {
+			time.Sleep(node.LockBeat)
+			if _, err := io.WriteString(owner, "\n"); err != nil {
+				t.Fatalf("the lock was given up: %v", err)
+			}
+		}
+		last := time.Now()
+		err := <-ended
+		if err == nil || !strings.Contains(err.Error(), "without a word") || time.Since(last) != node.LockSilence {
+			t.Errorf("after %s: %v", time.Since(last), err)
+		}
+		again := h.Lock(t.Context(), strings.NewReader(`{"owner": "bob"}`), io.Discard)
+		if again != nil {
+			t.Errorf("afterwards: %v", again)
+		}
+	})
+	if text, err := os.ReadFile(h.path(node.LockFile)); err != nil || !strings.Contains(string(text), "bob") {
+		t.Errorf("the lock file says %q, %v", text, err)
+	}
+}
