@@ -161,6 +161,9 @@ func (p *phaseLines) Write(data []byte) (int, error) {
 func kubeadm(ctx context.Context, n *runtime.Node, name string, config []byte, out io.Writer, args ...string) (err error) {
 	path := secretDir + "/" + name
 	defer func() {
+		if errors.Is(err, remote.ErrDisconnected) {
+			return // the next run clears the way
+		}
 		ctx := context.WithoutCancel(ctx)
 		err = errors.Join(err, n.Runner.Run(ctx, remote.Cmd{Args: []string{"rm", "-f", path}}))
 	}()
