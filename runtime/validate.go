@@ -293,8 +293,9 @@ func (c *Cluster) hostFindings(n *Node) []Finding {
 		add("default-route", "it has no default route; kubelet cannot choose an address", "add one, even one that leads nowhere: ip link add dummy0 type dummy; ip addr add 203.0.113.254/31 dev dummy0; ip link set dummy0 up; ip route add default via 203.0.113.255 dev dummy0 metric 1000")
 	}
 	total := size(c.blobsFor(n))
-	// The blobs, the unpacked rootfs of three times their size, and the images once more in the engine.
-	if need := 5*total + 1<<30; f.DiskFree < need && !n.Done(doneUnpack) {
+	// The blobs, the unpacked rootfs of three times their size, and the images once more in the engine. A
+	// host that was claimed for this image had the room, and has filled some of it since.
+	if need := 5*total + 1<<30; f.DiskFree < need && n.State.Image != c.Image.Target.Digest {
 		add("disk", fmt.Sprintf("%s free, %s needed", megabytes(f.DiskFree), megabytes(need)), "make room on the file system of /var/lib")
 	}
 	return append(list, c.Driver.Preflight(c, n)...)

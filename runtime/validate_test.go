@@ -130,6 +130,14 @@ func TestFindings(t *testing.T) {
 		{"address elsewhere", func(c *Cluster) { c.Nodes[0].Facts.Addresses = []string{"10.1.1.1"} }, []string{"192.0.2.1 address error"}},
 		{"no default route", func(c *Cluster) { c.Nodes[0].Facts.DefaultRoute = false }, []string{"192.0.2.1 default-route error"}},
 		{"disk", func(c *Cluster) { c.Nodes[0].Facts.DiskFree = 1 << 20 }, []string{"192.0.2.1 disk error"}},
+		{"disk filled by an earlier run", func(c *Cluster) {
+			c.Nodes[0].Facts.DiskFree = 1 << 20
+			c.Nodes[0].State = node.HostState{Cluster: c.Name, UID: "u", Role: "master", Image: c.Image.Target.Digest}
+		}, nil},
+		{"disk filled by another image", func(c *Cluster) {
+			c.Nodes[0].Facts.DiskFree = 1 << 20
+			c.Nodes[0].State = node.HostState{Cluster: c.Name, UID: "u", Role: "master", Image: digest.FromString("other"), Done: []string{"unpack"}}
+		}, []string{"192.0.2.1 disk error"}},
 		{"all of it at once", func(c *Cluster) {
 			c.Nodes[0].Facts.DefaultRoute = false
 			c.Nodes[1].Facts.Arch = "arm64"
