@@ -21,6 +21,7 @@ import (
 	"github.com/clusterimage/keg/imagestore/clusterimage"
 	"github.com/clusterimage/keg/imagestore/transfer"
 	"github.com/clusterimage/keg/internal/compression"
+	"github.com/clusterimage/keg/internal/ctxio"
 	"github.com/clusterimage/keg/kubefile"
 )
 
@@ -74,7 +75,7 @@ func (a *assembly) findBase(ctx context.Context, ref name.Reference) (ocispec.De
 		t, err := a.b.Store.Resolve(full)
 		if err == nil {
 			// What is not whole any more is as good as not there, if it can be had again.
-			if err = a.b.Store.Walk(ctx, t.Target, nothing); err == nil {
+			if err = a.b.Store.Whole(ctx, t.Target); err == nil {
 				return t.Target, nil
 			}
 		}
@@ -98,10 +99,8 @@ func (a *assembly) findBase(ctx context.Context, ref name.Reference) (ocispec.De
 
 // whole says whether an image is in the store with all it needs.
 func (a *assembly) whole(ctx context.Context, desc ocispec.Descriptor) bool {
-	return desc.Digest != "" && a.b.Store.Walk(ctx, desc, nothing) == nil
+	return desc.Digest != "" && a.b.Store.Whole(ctx, desc) == nil
 }
-
-func nothing(ocispec.Descriptor) error { return nil }
 
 // inherit takes over an image: layers and config and, of a cluster image, what is embedded and what it
 // runs.
@@ -287,7 +286,7 @@ func (a *assembly) scanLayer(ctx context.Context, d digest.Digest) (listing, err
 		return listing{}, err
 	}
 	defer blob.Close()
-	r, err := compression.NewReader(contextReader{ctx, blob})
+	r, err := compression.NewReader(ctxio.Reader(ctx, blob))
 	if err != nil {
 		return listing{}, err
 	}

@@ -132,7 +132,7 @@ func (tb *testBuild) run(t *testing.T) (Result, error) {
 		t.Errorf("error %v, and tags are %v", err, tags)
 	}
 	if err == nil {
-		if err := tb.store.Walk(t.Context(), res.Target, func(ocispec.Descriptor) error { return nil }); err != nil {
+		if err := tb.store.Whole(t.Context(), res.Target); err != nil {
 			t.Errorf("the built image is not whole: %v", err)
 		}
 	}

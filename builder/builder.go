@@ -163,7 +163,7 @@ func (b *Builder) Build(ctx context.Context, req Request) (res Result, err error
 		return Result{}, fmt.Errorf("writing image: %w", err)
 	}
 	res.Target.ArtifactType = clusterimage.ArtifactType
-	if err := b.Store.Walk(ctx, res.Target, nothing); err != nil { // no tag for what is not whole
+	if err := b.Store.Whole(ctx, res.Target); err != nil { // no tag for what is not whole
 		return Result{}, fmt.Errorf("writing image: %w", err)
 	}
 	var tags []imagestore.Tagged

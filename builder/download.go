@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"path"
@@ -15,6 +14,8 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/clusterimage/keg/imagestore"
+	"github.com/clusterimage/keg/imagestore/transfer"
+	"github.com/clusterimage/keg/internal/ctxio"
 )
 
 // Fetcher brings files that ADD and APP name by URL.
@@ -144,7 +145,7 @@ func (d downloads) get(ctx context.Context, rawURL string, want digest.Digest) (
 			f.size = blob.Size
 			return f, blob.Close()
 		}
-	} else if u.Scheme == "http" && !loopback(u.Hostname()) {
+	} else if u.Scheme == "http" && !transfer.Loopback(u.Hostname()) {
 		return fetched{}, fmt.Errorf("%s: plain HTTP needs a checksum", show)
 	}
 	if d.fetch == nil {
@@ -160,7 +161,7 @@ func (d downloads) get(ctx context.Context, rawURL string, want digest.Digest) (
 		return fetched{}, fmt.Errorf("downloading %s: %w", show, err)
 	}
 	defer w.Close() // after Commit it does nothing
-	if f.size, err = io.Copy(w, contextReader{ctx, body}); err != nil {
+	if f.size, err = io.Copy(w, ctxio.Reader(ctx, body)); err != nil {
 		return fetched{}, fmt.Errorf("downloading %s: %w", show, err)
 	}
 	f.sum, err = w.Commit(want, f.size)
@@ -180,11 +181,6 @@ func urlFile(rawURL string) string {
 		return ""
 	}
 	return path.Base(u.Path)
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 func (f fetched) open() (io.ReadCloser, error) {

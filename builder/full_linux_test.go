@@ -13,27 +13,13 @@ import (
 
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/storetest"
+	"github.com/clusterimage/keg/internal/disktest"
 )
 
 // TestDiskFull lets the disk run full at every part of a build: one clear error, the store as before, and
 // the next build goes through once there is room.
 func TestDiskFull(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("mounting a small file system wants root")
-	}
-	dir := filepath.Join(t.TempDir(), "small")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	const size = 16 << 20
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=16m"); err != nil {
-		t.Skipf("mounting a small file system: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Errorf("unmounting %s: %v", dir, err)
-		}
-	})
+	dir := disktest.Small(t, "16m")
 	s, err := imagestore.Open(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -80,7 +66,7 @@ func TestDiskFull(t *testing.T) {
 		if _, err := s.Prune(t.Context(), imagestore.PruneOptions{}); err != nil { // else each run begins where the last ended
 			t.Fatal(err)
 		}
-		if free > size {
+		if free > 16<<20 {
 			t.Fatal("the build never fits")
 		}
 	}

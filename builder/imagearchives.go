@@ -17,6 +17,7 @@ import (
 	"github.com/clusterimage/keg/imagestore/archive"
 	"github.com/clusterimage/keg/imagestore/clusterimage"
 	"github.com/clusterimage/keg/imagestore/transfer"
+	"github.com/clusterimage/keg/internal/ctxio"
 	"github.com/clusterimage/keg/internal/progress"
 	"github.com/clusterimage/keg/kubefile"
 )
@@ -194,7 +195,7 @@ func (a *assembly) readSource(ctx context.Context, src source) ([]archive.Found,
 		return nil, err
 	}
 	defer r.Close()
-	list, err := archive.Read(ctx, a.b.Store, contextReader{ctx, r})
+	list, err := archive.Read(ctx, a.b.Store, ctxio.Reader(ctx, r))
 	p.Err, p.End = err, true
 	a.b.Progress.Emit(p)
 	if err != nil {

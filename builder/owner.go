@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -23,44 +24,42 @@ func parseOwner(spec string, file func(name string) []byte) (owner, error) {
 		return owner{}, nil
 	}
 	user, group, hasGroup := strings.Cut(spec, ":")
-	var o owner
-	uid, err := parseID(user)
-	switch {
-	case err == nil:
-		o = owner{uid, uid}
-	case user == "root":
-		o = owner{0, 0}
-	default:
-		line, ok := lookup(file("etc/passwd"), user, 4)
-		if !ok {
-			return owner{}, fmt.Errorf("user %q: %w (/etc/passwd): use a number", user, errNoOwner)
-		}
-		if o.uid, err = parseID(line[2]); err != nil {
-			return owner{}, fmt.Errorf("user %q in /etc/passwd: %w", user, err)
-		}
-		if o.gid, err = parseID(line[3]); err != nil {
-			return owner{}, fmt.Errorf("user %q in /etc/passwd: %w", user, err)
-		}
+	ids, err := numbers("user", user, "etc/passwd", 2, file)
+	if err != nil {
+		return owner{}, err
 	}
-	if !hasGroup {
-		return o, nil
-	}
-	gid, err := parseID(group)
-	switch {
-	case err == nil:
-		o.gid = gid
-	case group == "root":
-		o.gid = 0
-	default:
-		line, ok := lookup(file("etc/group"), group, 3)
-		if !ok {
-			return owner{}, fmt.Errorf("group %q: %w (/etc/group): use a number", group, errNoOwner)
+	o := owner{ids[0], ids[1]}
+	if hasGroup {
+		if ids, err = numbers("group", group, "etc/group", 1, file); err != nil {
+			return owner{}, err
 		}
-		if o.gid, err = parseID(line[2]); err != nil {
-			return owner{}, fmt.Errorf("group %q in /etc/group: %w", group, err)
-		}
+		o.gid = ids[0]
 	}
 	return o, nil
+}
+
+// numbers are n IDs that a name stands for: those of its line in passwd(5) or group(5), from the third field
+// on. A number stands for itself; root needs no line.
+func numbers(what, name, from string, n int, file func(name string) []byte) ([]int, error) {
+	if name == "root" {
+		return make([]int, n), nil
+	}
+	if id, err := parseID(name); err == nil {
+		return slices.Repeat([]int{id}, n), nil
+	}
+	line, ok := lookup(file(from), name, 2+n)
+	if !ok {
+		return nil, fmt.Errorf("%s %q: %w (/%s): use a number", what, name, errNoOwner, from)
+	}
+	var ids []int
+	for _, field := range line[2 : 2+n] {
+		id, err := parseID(field)
+		if err != nil {
+			return nil, fmt.Errorf("%s %q in /%s: %w", what, name, from, err)
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
 }
 
 func parseID(s string) (int, error) {

@@ -15,6 +15,7 @@ import (
 	"github.com/clusterimage/keg/builder/pack"
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/internal/compression"
+	"github.com/clusterimage/keg/internal/ctxio"
 )
 
 // ErrArchive says that an archive is broken, or would write where it must not.
@@ -131,7 +132,7 @@ func (a *tarball) read(ctx context.Context) ([]member, error) {
 		}
 		if m.Type == tar.TypeReg {
 			m.Offset = offset
-			n, err := io.CopyBuffer(struct{ io.Writer }{w}, contextReader{ctx, tr}, buf) // w's own ReadFrom takes a new buffer each time
+			n, err := io.CopyBuffer(struct{ io.Writer }{w}, ctxio.Reader(ctx, tr), buf) // w's own ReadFrom takes a new buffer each time
 			if err == nil && n != m.Size {
 				err = io.ErrUnexpectedEOF
 			}
@@ -143,7 +144,7 @@ func (a *tarball) read(ctx context.Context) ([]member, error) {
 		list = append(list, m)
 	}
 	// What follows the end of a tar still has to be sound: a cut stream may end right behind it.
-	if _, err := io.Copy(io.Discard, io.LimitReader(contextReader{ctx, r}, freeUnpacked)); err != nil {
+	if _, err := io.Copy(io.Discard, io.LimitReader(ctxio.Reader(ctx, r), freeUnpacked)); err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrArchive, a.name, err)
 	}
 	if err := w.Flush(); err != nil {
@@ -241,17 +242,4 @@ func (c *archiveCheck) member(h *tar.Header) (m member, keep bool, err error) {
 	}
 	c.types[name] = m.Type
 	return m, true, nil
-}
-
-// contextReader stops reading when the context ends.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r contextReader) Read(p []byte) (int, error) {
-	if err := context.Cause(r.ctx); err != nil {
-		return 0, err
-	}
-	return r.r.Read(p)
 }

@@ -13,24 +13,11 @@ import (
 
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/storetest"
+	"github.com/clusterimage/keg/internal/disktest"
 )
 
 func TestDiskFull(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("mounting a small file system wants root")
-	}
-	dir := filepath.Join(t.TempDir(), "small")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skipf("mounting a small file system: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Errorf("unmounting %s: %v", dir, err)
-		}
-	})
+	dir := disktest.Small(t, "1m")
 	s, err := imagestore.Open(dir)
 	if err != nil {
 		t.Fatal(err)

@@ -98,6 +98,11 @@ func (s *Store) Walk(ctx context.Context, desc ocispec.Descriptor, fn func(ocisp
 	return nil
 }
 
+// Whole fails, as Walk does, unless all that the image desc needs is there.
+func (s *Store) Whole(ctx context.Context, desc ocispec.Descriptor) error {
+	return s.Walk(ctx, desc, func(ocispec.Descriptor) error { return nil })
+}
+
 // maxDepth is how deep indexes may be nested; two are common, content addressing excludes cycles.
 const maxDepth = 16
 

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/clusterimage/keg/internal/lockfile"
+	"github.com/clusterimage/keg/internal/writeback"
 )
 
 // Writer receives one blob, whose digest may be known beforehand or not. It is for one goroutine.
@@ -150,7 +151,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 		return n, fmt.Errorf("writing blob: %w", err)
 	}
 	if w.size-w.flushed >= flushStep {
-		startWriteback(w.f, w.flushed, w.size-w.flushed)
+		writeback.Start(w.f, w.flushed, w.size-w.flushed)
 		w.flushed = w.size
 	}
 	return n, nil

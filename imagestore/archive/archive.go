@@ -170,8 +170,7 @@ func sorted(found []Found) []Found {
 // whole gives the images of a name whose document is desc: desc itself, if all it needs is there. Of an
 // index that is not whole it gives the manifests that are, if sparse allows that.
 func whole(ctx context.Context, s *imagestore.Store, name string, desc ocispec.Descriptor, sparse bool) ([]Found, error) {
-	nothing := func(ocispec.Descriptor) error { return nil }
-	err := s.Walk(ctx, desc, nothing)
+	err := s.Whole(ctx, desc)
 	if err == nil {
 		f := Found{Name: name, Target: desc}
 		f.Platform, err = platform(s, desc)
@@ -190,7 +189,7 @@ func whole(ctx context.Context, s *imagestore.Store, name string, desc ocispec.D
 		if !imagestore.IsManifest(d.MediaType) || d.Platform != nil && d.Platform.OS == "unknown" {
 			continue
 		}
-		if err := s.Walk(ctx, d, nothing); errors.Is(err, imagestore.ErrNotFound) {
+		if err := s.Whole(ctx, d); errors.Is(err, imagestore.ErrNotFound) {
 			continue
 		} else if err != nil {
 			return nil, err

@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/clusterimage/keg/imagestore"
+	"github.com/clusterimage/keg/internal/ctxio"
 )
 
 // Limits on what an archive may make us keep in memory.
@@ -76,7 +77,7 @@ func (c *contents) scan(ctx context.Context, r io.Reader) error {
 		if err := c.entry(ctx, h, tr); err != nil {
 			return fmt.Errorf("entry %.200q: %w", h.Name, tarError(err))
 		}
-		if _, err := io.Copy(io.Discard, contextReader{ctx, tr}); err != nil {
+		if _, err := io.Copy(io.Discard, ctxio.Reader(ctx, tr)); err != nil {
 			return fmt.Errorf("entry %.200q: %w", h.Name, tarError(err))
 		}
 		end = (tail.n + 511) &^ 511
@@ -90,7 +91,7 @@ func (c *contents) scan(ctx context.Context, r io.Reader) error {
 	}
 	// The rest is read for the sake of checksums at the end of compressed streams.
 	start := tail.n
-	if _, err := io.Copy(io.Discard, io.LimitReader(contextReader{ctx, tail}, maxRest)); err != nil {
+	if _, err := io.Copy(io.Discard, io.LimitReader(ctxio.Reader(ctx, tail), maxRest)); err != nil {
 		return tarError(err)
 	}
 	if rest := tail.n - start; rest == maxRest || tail.zeros < rest {
@@ -218,15 +219,7 @@ func (c *contents) regular(ctx context.Context, name string, size int64, r io.Re
 		c.files[name] = file{data: data}
 		return err
 	}
-	w, err := c.s.Writer(ctx)
-	if err != nil {
-		return err
-	}
-	defer w.Close()
-	if _, err := io.Copy(w, contextReader{ctx, r}); err != nil {
-		return err
-	}
-	d, err := w.Commit("", 0)
+	d, err := c.store(ctx, r, "", 0)
 	c.files[name] = file{desc: ocispec.Descriptor{Digest: d, Size: size}}
 	return err
 }
@@ -241,16 +234,21 @@ func (c *contents) blob(ctx context.Context, name, algorithm, encoded string, si
 	if c.s.Has(d) {
 		return nil
 	}
+	_, err := c.store(ctx, r, d, size)
+	return err
+}
+
+// store writes a blob; want and size are checked if want is not "".
+func (c *contents) store(ctx context.Context, r io.Reader, want digest.Digest, size int64) (digest.Digest, error) {
 	w, err := c.s.Writer(ctx)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer w.Close()
-	if _, err := io.Copy(w, contextReader{ctx, r}); err != nil {
-		return err
+	if _, err := io.Copy(w, ctxio.Reader(ctx, r)); err != nil {
+		return "", err
 	}
-	_, err = w.Commit(d, size)
-	return err
+	return w.Commit(want, size)
 }
 
 // lookup follows links to a file.
@@ -315,18 +313,4 @@ func (t *tailReader) Read(p []byte) (int, error) {
 	t.zeros += int64(n - i)
 	t.n += int64(n)
 	return n, err
-}
-
-// contextReader ends when its context does.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-// Read implements io.Reader.
-func (c contextReader) Read(p []byte) (int, error) {
-	if err := context.Cause(c.ctx); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }

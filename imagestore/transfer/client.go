@@ -201,7 +201,7 @@ func (c *Client) authenticate(ctx context.Context, repo name.Repository, scopes 
 // fall back to plain HTTP for all private addresses, which the guard refuses.
 func (c *Client) registry(reg name.Registry) (name.Registry, error) {
 	var opts []name.Option
-	if c.insecure.has(reg.RegistryStr()) || loopback(reg.RegistryStr()) {
+	if c.insecure.has(reg.RegistryStr()) || Loopback(reg.RegistryStr()) {
 		opts = append(opts, name.Insecure)
 	}
 	r, err := name.NewRegistry(reg.RegistryStr(), opts...)

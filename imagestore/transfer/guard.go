@@ -87,7 +87,7 @@ var errPlainSpoken = errors.New("the registry speaks plain HTTP")
 // plain says whether plain HTTP is allowed to the request's host.
 func (g *guard) plain(req *http.Request) bool {
 	host := req.URL.Host
-	if loopback(host) || g.insecure.has(host) {
+	if Loopback(host) || g.insecure.has(host) {
 		return true
 	}
 	// A registry named insecure may lead to its storage on another host.
@@ -180,8 +180,9 @@ func hostname(host string) string {
 	return strings.Trim(host, "[]")
 }
 
-// loopback says whether host is this machine, by its name alone: localhost, 127.0.0.0/8 or ::1.
-func loopback(host string) bool {
+// Loopback says whether host, with or without a port, is this machine, by its name alone: localhost,
+// 127.0.0.0/8 or ::1. Only there plain HTTP needs no permission.
+func Loopback(host string) bool {
 	h := hostname(host)
 	ip := net.ParseIP(h)
 	return h == "localhost" || ip != nil && ip.IsLoopback()

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/clusterimage/keg/internal/progress"
+	"github.com/clusterimage/keg/internal/writeback"
 )
 
 const (
@@ -270,7 +271,7 @@ func (w *fileWriter) Write(p []byte) (int, error) {
 	n, err := w.f.Write(p)
 	w.written += int64(n)
 	if !w.u.o.NoSync && w.written-w.started >= writebackSize {
-		startWriteback(w.f, w.started, w.written-w.started)
+		writeback.Start(w.f, w.started, w.written-w.started)
 		w.started = w.written
 	}
 	return n, err

@@ -2,12 +2,13 @@ package unpack
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/clusterimage/keg/internal/lockfile"
 )
 
 // makeStaging makes a directory beside dir, under a lock that ends with the process, and removes those
@@ -50,7 +51,11 @@ func lock(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	free, err := lockfile.TryLock(f, lockfile.Exclusive)
+	if err == nil && !free {
+		err = fmt.Errorf("%s is at work", dir)
+	}
+	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil

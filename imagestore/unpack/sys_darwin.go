@@ -10,18 +10,7 @@ import (
 // syncTree asks for everything to be written; darwin has nothing for one tree.
 func syncTree(string) error { return unix.Sync() }
 
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
-}
-
 func rename(from, to string) error { return os.Rename(from, to) }
-
-func startWriteback(*os.File, int64, int64) {}
 
 func setTime(f *os.File, t time.Time) error {
 	tv := unix.NsecToTimeval(t.UnixNano())

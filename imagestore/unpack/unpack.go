@@ -19,6 +19,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/clusterimage/keg/internal/atomicfile"
 	"github.com/clusterimage/keg/internal/progress"
 )
 
@@ -130,7 +131,7 @@ func Rootfs(ctx context.Context, layers []Layer, dir string, o Options) (err err
 	if o.NoSync {
 		return nil
 	}
-	if err := syncDir(filepath.Dir(dir)); err != nil {
+	if err := atomicfile.SyncDir(filepath.Dir(dir)); err != nil {
 		return fmt.Errorf("unpacking to %s: %w", dir, err)
 	}
 	return nil
