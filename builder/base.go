@@ -190,30 +190,23 @@ func (a *assembly) pick(text string, desc ocispec.Descriptor) (ocispec.Descripto
 	if err := a.b.Store.ReadJSON(desc.Digest, &idx); err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	loose := -1
-	for i, d := range idx.Manifests {
-		if d.Platform == nil || imagestore.IsIndex(d.MediaType) {
-			continue
-		}
-		if clusterimage.PlatformString(d.Platform) == a.res.Platform {
-			return d, nil
-		}
-		if loose < 0 && d.Platform.OS == a.platform.OS && d.Platform.Architecture == a.platform.Architecture && (d.Platform.Variant == "" || a.platform.Variant == "") {
-			loose = i
-		}
+	images := slices.DeleteFunc(idx.Manifests, func(d ocispec.Descriptor) bool {
+		return d.Platform == nil || d.Platform.OS == "unknown" || imagestore.IsIndex(d.MediaType)
+	})
+	best, err := transfer.Choose(a.res.Platform, platformsOf(images))
+	if err != nil {
+		return ocispec.Descriptor{}, err
 	}
-	if loose < 0 {
-		return ocispec.Descriptor{}, &transfer.PlatformError{Ref: text, Want: a.res.Platform, Have: platformsOf(idx.Manifests)}
+	if best < 0 {
+		return ocispec.Descriptor{}, &transfer.PlatformError{Ref: text, Want: a.res.Platform, Have: platformsOf(images)}
 	}
-	return idx.Manifests[loose], nil
+	return images[best], nil
 }
 
 func platformsOf(list []ocispec.Descriptor) []string {
 	var out []string
 	for _, d := range list {
-		if d.Platform != nil && d.Platform.OS != "unknown" {
-			out = append(out, clusterimage.PlatformString(d.Platform))
-		}
+		out = append(out, clusterimage.PlatformString(d.Platform))
 	}
 	return out
 }

@@ -188,7 +188,7 @@ func (r Request) executes() error {
 	return nil
 }
 
-// platforms reads the platforms asked for, each once.
+// platforms reads the platforms asked for, each once, in the form in which images are found by them.
 func (r Request) platforms() ([]ocispec.Platform, error) {
 	if len(r.Platforms) == 0 {
 		return []ocispec.Platform{{OS: "linux", Architecture: goruntime.GOARCH}}, nil
@@ -209,16 +209,16 @@ func (r Request) platforms() ([]ocispec.Platform, error) {
 }
 
 func parsePlatform(s string) (ocispec.Platform, error) {
-	parts := strings.Split(strings.ToLower(s), "/")
-	if len(parts) < 2 || len(parts) > 3 || slices.Contains(parts, "") {
-		return ocispec.Platform{}, fmt.Errorf("platform %q: write OS/ARCH, such as linux/amd64", s)
+	p, err := clusterimage.ParsePlatform(strings.ToLower(s))
+	if err != nil {
+		return p, err
 	}
-	p := ocispec.Platform{OS: parts[0], Architecture: basefs.GOARCH(parts[1])}
 	if p.OS != "linux" {
-		return ocispec.Platform{}, fmt.Errorf("platform %q: the nodes of a cluster run linux", s)
+		return p, fmt.Errorf("platform %q: the nodes of a cluster run linux", s)
 	}
-	if len(parts) == 3 && (p.Architecture != "arm64" || parts[2] != "v8") {
-		p.Variant = parts[2]
+	p.Architecture = basefs.GOARCH(p.Architecture)
+	if p.Architecture == "arm64" && p.Variant == "v8" { // there is no other
+		p.Variant = ""
 	}
 	return p, nil
 }

@@ -61,8 +61,8 @@ func (a *assembly) readArchives(ctx context.Context) ([]fromArchive, error) {
 	}
 	var out []fromArchive
 	for n, list := range byName {
-		var have []string
-		var best *fromArchive
+		var candidates []fromArchive
+		var have, others []string // platforms: of the candidates, and of indexes that have no candidate
 		for _, f := range list {
 			e := clusterimage.Embedded{Name: n, Platform: a.res.Platform, Index: f.Index, Manifest: plainDescriptor(f.Target)}
 			platform := f.Platform
@@ -71,26 +71,28 @@ func (a *assembly) readArchives(ctx context.Context) ([]fromArchive, error) {
 				if err != nil {
 					var pe *transfer.PlatformError
 					if errors.As(err, &pe) {
-						have = append(have, pe.Have...)
+						others = append(others, pe.Have...)
 						continue
 					}
 					return nil, a.at(f.src.pos, fmt.Errorf("%s: %w", f.src.name, err))
 				}
 				e.Manifest, e.Index, platform = plainDescriptor(d), f.Target.Digest, a.res.Platform
 			}
-			if platform != "" && !runsOn(platform, a.res.Platform) {
-				have = append(have, platform)
-				continue
+			if platform == "" { // it is for any
+				platform = a.res.Platform
 			}
-			if best == nil || platform == a.res.Platform {
-				best = &fromArchive{Embedded: e, bare: f.src.bare}
-			}
+			have = append(have, platform)
+			candidates = append(candidates, fromArchive{Embedded: e, bare: f.src.bare})
 		}
-		if best == nil {
+		best, err := transfer.Choose(a.res.Platform, have)
+		if err != nil {
+			return nil, err
+		}
+		if best < 0 {
 			src := list[0].src
-			return nil, a.at(src.pos, fmt.Errorf("%s: %w", src.name, &transfer.PlatformError{Ref: n, Want: a.res.Platform, Have: have}))
+			return nil, a.at(src.pos, fmt.Errorf("%s: %w", src.name, &transfer.PlatformError{Ref: n, Want: a.res.Platform, Have: slices.Concat(have, others)}))
 		}
-		out = append(out, *best)
+		out = append(out, candidates[best])
 	}
 	return out, nil
 }

@@ -12,9 +12,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/clusterimage/keg/basefs"
 	"github.com/clusterimage/keg/imagestore/clusterimage"
-	"github.com/clusterimage/keg/imagestore/transfer"
 )
 
 // ErrImageName says that a list, or IMAGES, holds something that is no image name.
@@ -116,9 +114,6 @@ func (a *assembly) pullAll(ctx context.Context, list []wish) ([]clusterimage.Emb
 			if err != nil {
 				return a.blame(w, err)
 			}
-			if p.Platform != "" && !runsOn(p.Platform, a.res.Platform) {
-				return a.blame(w, &transfer.PlatformError{Ref: w.name, Want: a.res.Platform, Have: []string{p.Platform}})
-			}
 			out[i] = clusterimage.Embedded{Name: w.name, Platform: a.res.Platform, Manifest: plainDescriptor(p.Manifest)}
 			if p.Index != nil {
 				out[i].Index = p.Index.Digest
@@ -134,16 +129,6 @@ func (a *assembly) pullAll(ctx context.Context, list []wish) ([]clusterimage.Emb
 
 func plainDescriptor(d ocispec.Descriptor) ocispec.Descriptor {
 	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
-}
-
-// runsOn says whether an image of one platform can stand for another: same system and architecture,
-// and no two variants that contradict each other.
-func runsOn(have, want string) bool {
-	h, w := strings.SplitN(have, "/", 3), strings.SplitN(want, "/", 3)
-	if len(h) < 2 || len(w) < 2 || h[0] != w[0] || basefs.GOARCH(h[1]) != w[1] {
-		return false
-	}
-	return len(h) < 3 || len(w) < 3 || h[2] <= w[2]
 }
 
 // refs writes the manifest that carries the index documents by which images were named.

@@ -231,6 +231,19 @@ func (img Image) RootfsFor(platform string) (ocispec.Descriptor, bool) {
 	return img.Rootfs[i], true
 }
 
+// ParsePlatform reads "os/arch" or "os/arch/variant".
+func ParsePlatform(s string) (ocispec.Platform, error) {
+	parts := strings.Split(s, "/")
+	if len(parts) < 2 || len(parts) > 3 || slices.Contains(parts, "") {
+		return ocispec.Platform{}, fmt.Errorf("reading platform %q: it is not OS/ARCH or OS/ARCH/VARIANT, such as linux/amd64", s)
+	}
+	p := ocispec.Platform{OS: parts[0], Architecture: parts[1]}
+	if len(parts) == 3 {
+		p.Variant = parts[2]
+	}
+	return p, nil
+}
+
 // PlatformString is "os/arch" or "os/arch/variant"; "" for nil. The variant v8 of arm64 is left out,
 // since there is no other.
 func PlatformString(p *ocispec.Platform) string {

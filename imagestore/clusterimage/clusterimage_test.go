@@ -147,3 +147,15 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestParsePlatform(t *testing.T) {
+	for text, want := range map[string]string{
+		"linux/amd64": "linux/amd64", "linux/arm/v7": "linux/arm/v7", "linux/arm64/v8": "linux/arm64", "windows/amd64": "windows/amd64",
+		"": "", "linux": "", "linux/": "", "/amd64": "", "linux/arm/": "", "linux/arm/v7/x": "",
+	} {
+		p, err := clusterimage.ParsePlatform(text)
+		if (err != nil) != (want == "") || err == nil && clusterimage.PlatformString(&p) != want {
+			t.Errorf("%q: %+v, %v", text, p, err)
+		}
+	}
+}

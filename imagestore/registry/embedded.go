@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -165,7 +164,11 @@ func (e *Embedded) target(list []clusterimage.Embedded) (ocispec.Descriptor, err
 	idx.SchemaVersion = 2
 	for _, c := range list {
 		d := e.table.documents[c.Manifest.Digest]
-		d.Platform = parsePlatform(c.Platform)
+		p, err := clusterimage.ParsePlatform(c.Platform)
+		if err != nil {
+			return ocispec.Descriptor{}, err
+		}
+		d.Platform = &p
 		idx.Manifests = append(idx.Manifests, d)
 	}
 	data, err := json.Marshal(idx)
@@ -175,14 +178,6 @@ func (e *Embedded) target(list []clusterimage.Embedded) (ocispec.Descriptor, err
 	desc := ocispec.Descriptor{MediaType: idx.MediaType, Digest: digest.FromBytes(data), Size: int64(len(data))}
 	e.made[desc.Digest] = data
 	return desc, nil
-}
-
-// parsePlatform reads "os/arch" or "os/arch/variant".
-func parsePlatform(s string) *ocispec.Platform {
-	var p ocispec.Platform
-	p.OS, s, _ = strings.Cut(s, "/")
-	p.Architecture, p.Variant, _ = strings.Cut(s, "/")
-	return &p
 }
 
 func (e *Embedded) readJSON(d digest.Digest, v any) error {

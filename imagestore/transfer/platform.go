@@ -1,9 +1,7 @@
 package transfer
 
 import (
-	"fmt"
 	"slices"
-	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -13,13 +11,9 @@ import (
 // acceptable lists the platforms that can run on a wanted one, best first: "linux/arm/v7" also runs
 // v6, "linux/amd64/v3" also plain amd64.
 func acceptable(want string) ([]string, error) {
-	parts := strings.Split(want, "/")
-	if len(parts) < 2 || len(parts) > 3 || slices.Contains(parts, "") {
-		return nil, fmt.Errorf("reading platform %q: it is not OS/ARCH or OS/ARCH/VARIANT", want)
-	}
-	p := ocispec.Platform{OS: parts[0], Architecture: parts[1]}
-	if len(parts) == 3 {
-		p.Variant = parts[2]
+	p, err := clusterimage.ParsePlatform(want)
+	if err != nil {
+		return nil, err
 	}
 	base := p.OS + "/" + p.Architecture
 	var ladder []string // variants from new to old
@@ -52,8 +46,9 @@ func acceptable(want string) ([]string, error) {
 	return list, nil
 }
 
-// choose returns the position of the platform that suits best, -1 if none does; the first of equals.
-func choose(want string, have []string) (int, error) {
+// Choose returns the position of the platform in have, as clusterimage.PlatformString writes them, whose
+// image runs best where want is; -1 if none does, the first of equals.
+func Choose(want string, have []string) (int, error) {
 	list, err := acceptable(want)
 	if err != nil {
 		return -1, err

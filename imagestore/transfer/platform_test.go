@@ -35,13 +35,13 @@ func TestChoose(t *testing.T) {
 		{"linux/s390x", []string{"linux/amd64", "linux/s390x"}, 1},
 		{"windows/amd64", []string{"linux/amd64"}, -1},
 	} {
-		if got, err := choose(tt.want, tt.have); err != nil || got != tt.got {
-			t.Errorf("choose(%q, %q) = %d, %v, want %d", tt.want, tt.have, got, err, tt.got)
+		if got, err := Choose(tt.want, tt.have); err != nil || got != tt.got {
+			t.Errorf("Choose(%q, %q) = %d, %v, want %d", tt.want, tt.have, got, err, tt.got)
 		}
 	}
 	for _, bad := range []string{"", "linux", "linux/", "/amd64", "linux/arm/v7/x"} {
-		if _, err := choose(bad, nil); err == nil {
-			t.Errorf("choose(%q) is no error", bad)
+		if _, err := Choose(bad, nil); err == nil {
+			t.Errorf("Choose(%q) is no error", bad)
 		}
 	}
 }

@@ -357,10 +357,10 @@ func (p *puller) leafFor(ctx context.Context, desc ocispec.Descriptor, data []by
 
 // pick returns the image that suits best.
 func (p *puller) pick(ctx context.Context, list []leaf, platform string) (leaf, error) {
-	i, err := choose(platform, platforms(list))
+	i, err := Choose(platform, platforms(list))
 	if err == nil && i < 0 {
 		if err = p.askConfigs(ctx, list); err == nil {
-			i, err = choose(platform, platforms(list))
+			i, err = Choose(platform, platforms(list))
 		}
 	}
 	if err != nil {

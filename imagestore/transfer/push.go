@@ -35,9 +35,11 @@ type Moved struct {
 // PushResult says what a push did.
 type PushResult struct {
 	// Uploaded was sent, Mounted taken over from another repository of the registry, Skipped was there.
-	Uploaded, Mounted, Skipped Moved
+	Uploaded Moved `json:"uploaded"`
+	Mounted  Moved `json:"mounted"`
+	Skipped  Moved `json:"skipped"`
 	// Manifests is the number of manifests and indexes sent.
-	Manifests int
+	Manifests int `json:"manifests"`
 }
 
 // Push makes ref in its registry stand for desc, an image in the store, with everything that desc
