@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -87,9 +88,38 @@ func TestRefusals(t *testing.T) {
 	b.fails(3, nil, withKey(), "disk", "free", "needed", "make room")
 	b.lab.Exec(t, host.Name, "sh", "-c", "umount /var/lib/keg-node && rmdir /var/lib/keg-node")
 
+	b.run("build", "-t", "sample:arm64", "--platform", "linux/arm64", b.arm64())
+	b.fails(3, nil, []string{"sample:arm64", "--name", "bad", "--masters", host.Addr, "--pk", b.lab.Key, "--known-hosts", known},
+		"it is linux/amd64, the image is for linux/arm64", "--platform linux/amd64")
+
+	b.lab.Exec(t, other.Name, "hostname", host.Name)
+	b.fails(3, nil, withKey("--nodes", other.Addr, "--host-key-policy", "accept-new"), `host name "`+host.Name+`" is also that of `+host.Addr, "hostnamectl")
+	b.lab.Exec(t, other.Name, "hostname", other.Name)
+
 	b.fails(3, nil, withKey("--nodes", host.Addr), "named as a master and as a node")
 	b.fails(3, nil, []string{"sample:v1", "--masters", host.Addr + "," + other.Addr, "--pk", b.lab.Key}, "more control planes")
 	b.compare(before, b.snapshots())
+	if entries, _ := os.ReadDir(filepath.Join(b.store, "clusters")); len(entries) > 0 {
+		t.Errorf("a refused run left something: %v", entries)
+	}
+}
+
+// arm64 is the context of a base image for hosts of another architecture than the lab's.
+func (b *bench) arm64() string {
+	b.Helper()
+	dir := filepath.Join(b.home, "arm64")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		b.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"Kubefile": "FROM scratch\nCOPY Metadata /\n",
+		"Metadata": `{"version": "` + kubeVersion + `", "arch": "arm64", "ClusterRuntime": "kubernetes"}`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return dir
 }
 
 // hollow is the context of a base image that has everything but programs.
@@ -101,10 +131,11 @@ func (b *bench) hollow() string {
 	}
 	program := filepath.Join(b.home, "program")
 	files := map[string]string{
-		program:                              "#!/bin/sh\nexit 1\n",
-		filepath.Join(dir, "Metadata"):       `{"version": "` + kubeVersion + `", "arch": "` + goruntime.GOARCH + `", "ClusterRuntime": "kubernetes"}`,
-		filepath.Join(dir, "Kubefile"):       "FROM scratch\nCOPY . /\n",
-		filepath.Join(dir, "bin", "kubelet"): "not a program",
+		program:                                   "#!/bin/sh\nexit 1\n",
+		filepath.Join(dir, "Metadata"):            `{"version": "` + kubeVersion + `", "arch": "` + goruntime.GOARCH + `", "ClusterRuntime": "kubernetes"}`,
+		filepath.Join(dir, "Kubefile"):            "FROM scratch\nENV COLOUR=blue\nCOPY . /\n",
+		filepath.Join(dir, "bin", "kubelet"):      "not a program",
+		filepath.Join(dir, "scripts", "clean.sh"): `echo "cleaning $NODE_NAME of $CLUSTER_NAME $KUBE_VERSION: $COLOUR $SHAPE"`,
 	}
 	for name, text := range files {
 		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
@@ -137,16 +168,44 @@ func TestHalfWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	args := []string{"sample:v1", "--name", "half", "--masters", host.Addr, "--user", "ops", "--passwd-file", password, "--host-key-policy", "accept-new",
-		"--env", "KUBE_DNS=disabled", "--env", "KUBE_PROXY=disabled"}
+		"--env", "KUBE_DNS=disabled", "--env", "KUBE_PROXY=disabled", "--env", "SHAPE=round"}
+
+	// The store's file system is too small, and then has room but for a few files only.
+	const store = "/var/lib/keg-node/store"
+	for options, text := range map[string]string{
+		"size=64m":               "are needed, ",
+		"size=300m,nr_inodes=14": "no room for more files",
+	} {
+		b.lab.Exec(t, host.Name, "sh", "-c", "mkdir -p "+store+" && chmod 700 /var/lib/keg-node && mount -t tmpfs -o "+options+" tmpfs "+store)
+		b.fails(1, nil, args, "distribute: "+host.Addr, "no room in "+store, text, "hint: make room")
+		b.lab.Exec(t, host.Name, "umount", store)
+	}
 	for range 2 { // the second run goes on where the first failed, and fails there as well
 		b.fails(1, nil, args, "make the control plane", "containerd")
 	}
+	b.fails(3, nil, append(slices.Clone(args), "--name", "other"), `it belongs to cluster "half"`, "keg reset --name half")
+	extra := filepath.Join(b.home, "extra")
+	if err := writeImages(t.Context(), filepath.Join(extra, "images", "extra.tar"), []image{{ref: "extra.test/extra:v1", program: filepath.Join(b.home, "program")}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(extra, "Kubefile"), []byte("FROM sample:v1\nCOPY images images\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// Another image before there is a cluster: the registry serves that.
+	b.run("build", "-t", "sample:v2", extra)
+	args[0] = "sample:v2"
+	b.fails(1, nil, args, "make the control plane", "containerd")
+	b.lab.Exec(t, host.Name, "curl", "-fsS", "--cacert", "/etc/containerd/certs.d/_default/ca.crt", "https://registry.cluster.local:5000/v2/extra/manifests/v1?ns=extra.test")
+
 	if state := b.lab.Exec(t, host.Name, "stat", "-c", "%a", "/var/lib/keg-node"); strings.TrimSpace(state) != "700" {
 		t.Errorf("mode of /var/lib/keg-node is %s", state)
 	}
-	b.run("reset", "--name", "half", "--yes")
+	_, stderr := b.code(0, "reset", "--name", "half", "--yes")
+	if want := "cleaning " + host.Name + " of half " + kubeVersion + ": blue round"; !strings.Contains(stderr, want) {
+		t.Errorf("scripts/clean.sh does not say %q:\n%s", want, stderr)
+	}
 	b.compare(before, b.snapshots())
-	if entries, _ := os.ReadDir(filepath.Join(b.home, "store", "clusters")); len(entries) > 0 {
+	if entries, _ := os.ReadDir(filepath.Join(b.store, "clusters")); len(entries) > 0 {
 		t.Errorf("the record of the cluster is still there: %v", fmt.Sprint(entries))
 	}
 }

@@ -26,6 +26,12 @@ import (
 // kubeVersion is what testdata/e2e/binaries builds.
 const kubeVersion = "v1.37.2"
 
+// Container images that are nowhere but in the cluster image. The second is named by an index.
+const (
+	webImage   = "only.inside.the.image.test/web:v1"
+	laterImage = "only.inside.the.image.test/later:v1"
+)
+
 // baseContext prepares the build context of the kubernetes base image in dir: the tree in
 // basefs/kubernetes, the programs of bin, and the control plane's images as an archive.
 func baseContext(ctx context.Context, dir, bin string) error {
@@ -80,8 +86,9 @@ func baseContext(ctx context.Context, dir, bin string) error {
 
 // shopContext prepares the context of an image on top of base: a pod, and its image as an archive.
 func shopContext(ctx context.Context, dir, bin, base string) error {
-	const ref = "only.inside.the.image.test/web:v1"
-	if err := writeImages(ctx, filepath.Join(dir, "images", "web.tar"), []image{{ref: ref, program: filepath.Join(bin, "web")}}); err != nil {
+	const ref = webImage
+	images := []image{{ref: ref, program: filepath.Join(bin, "web")}, {ref: laterImage, program: filepath.Join(bin, "web"), index: true}}
+	if err := writeImages(ctx, filepath.Join(dir, "images", "web.tar"), images); err != nil {
 		return err
 	}
 	files := map[string]string{
@@ -108,8 +115,12 @@ spec:
 	return nil
 }
 
-// image is a container image of one static program, found through PATH.
-type image struct{ ref, program string }
+// image is a container image of one static program, found through PATH. With index, what is tagged is
+// an index, as it is for images of several platforms.
+type image struct {
+	ref, program string
+	index        bool
+}
 
 // writeImages packs images with keg's own library and saves them as one OCI archive.
 func writeImages(ctx context.Context, file string, images []image) error {
@@ -175,11 +186,20 @@ func writeImage(ctx context.Context, store *imagestore.Store, i image) (ocispec.
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	return store.PutJSON(ctx, ocispec.MediaTypeImageManifest, ocispec.Manifest{
+	manifest, err := store.PutJSON(ctx, ocispec.MediaTypeImageManifest, ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2},
 		MediaType: ocispec.MediaTypeImageManifest,
 		Config:    configDesc,
 		Layers:    []ocispec.Descriptor{layer.Descriptor},
+	})
+	if err != nil || !i.index {
+		return manifest, err
+	}
+	manifest.Platform = &config.Platform
+	return store.PutJSON(ctx, ocispec.MediaTypeImageIndex, ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2},
+		MediaType: ocispec.MediaTypeImageIndex,
+		Manifests: []ocispec.Descriptor{manifest},
 	})
 }
 

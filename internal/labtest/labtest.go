@@ -116,6 +116,9 @@ func Open(t *testing.T) *Lab {
 	return l
 }
 
+// Scratch is a directory that goes with the lab: for what several tests share.
+func (l *Lab) Scratch() string { return l.dir }
+
 // Exec runs a command in a host, without the network, and returns its output; a failure fails the test.
 func (l *Lab) Exec(t testing.TB, host string, args ...string) string {
 	t.Helper()
