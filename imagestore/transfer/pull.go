@@ -3,9 +3,7 @@ package transfer
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"slices"
 	"sync"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -14,7 +12,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/clusterimage/keg/imagestore"
-	"github.com/clusterimage/keg/imagestore/clusterimage"
 )
 
 // PullOptions say what of an image is pulled.
