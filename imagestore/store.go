@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -116,7 +117,23 @@ func (s *Store) BlobPath(d digest.Digest) string {
 
 // Hold keeps blobs that no tag reaches yet from being pruned, until release is called. Whoever writes
 // blobs and tags them later holds the store from before the first look at what is there. Several may
-// hold it at once; Prune waits for all of them, so nobody prunes while holding.
+// hold it at once; Prune waits for all of them, so nobody prunes while holding. A store that cannot be
+// written to is held as well: it may be pruned from elsewhere.
 func (s *Store) Hold(ctx context.Context) (release func(), err error) {
-	return lockfile.Acquire(ctx, s.path("content.lock"), lockfile.Shared, nil)
+	path := s.path("content.lock")
+	release, err = lockfile.Acquire(ctx, path, lockfile.Shared, nil)
+	if !errors.Is(err, syscall.EROFS) && !errors.Is(err, fs.ErrPermission) {
+		return release, err
+	}
+	f, openErr := os.Open(path)
+	if errors.Is(openErr, fs.ErrNotExist) {
+		return func() {}, nil // nobody ever held it or pruned
+	}
+	if openErr != nil {
+		return nil, err
+	}
+	if err := lockfile.Lock(ctx, f, lockfile.Shared, nil); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() { _ = f.Close() }, nil
 }
