@@ -28,8 +28,8 @@ type PushOptions struct {
 
 // Moved counts blobs (not manifests), each digest once.
 type Moved struct {
-	Blobs int
-	Bytes int64
+	Blobs int   `json:"blobs"`
+	Bytes int64 `json:"bytes"`
 }
 
 // PushResult says what a push did.
