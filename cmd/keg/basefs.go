@@ -28,8 +28,9 @@ func newBasefsCheckCommand(a *app) *cobra.Command {
 		Short: "Say what is wrong with the tree of a base image",
 		Long: `Say what is wrong with the tree of a base image: its Metadata, programs for another architecture,
 scripts that cannot run, templates and image lists that cannot be read. Exits with 3 if there are errors.`,
-		Example: `  keg basefs check ./rootfs`,
-		Args:    oneArg("a directory"),
+		Example:           `  keg basefs check ./rootfs`,
+		Args:              oneArg("a directory"),
+		ValidArgsFunction: completeDirs,
 		RunE: func(_ *cobra.Command, args []string) error {
 			if fi, err := os.Stat(args[0]); err != nil || !fi.IsDir() {
 				return fmt.Errorf("checking tree: %s is no directory", args[0])

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -42,7 +43,8 @@ read, without a daemon and without root.`,
 		Example: `  keg build -t reg.example.com/shop:v1 .
   keg build -t shop:v1 -f deploy/Kubefile --build-arg VERSION=1.2 .
   keg build -t shop:v1 --platform linux/amd64,linux/arm64 .`,
-		Args: oneArg("the directory of the build context"),
+		Args:              oneArg("the directory of the build context"),
+		ValidArgsFunction: completeDirs,
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.build(c, args[0], flags, out)
 		},
@@ -65,7 +67,7 @@ read, without a daemon and without root.`,
 
 func (a *app) build(c *cobra.Command, dir string, flags buildFlags, out output) error {
 	ctx := c.Context()
-	request, err := a.buildRequest(dir, flags)
+	request, err := a.buildRequest(ctx, dir, flags)
 	if err != nil {
 		return err
 	}
@@ -78,10 +80,7 @@ func (a *app) build(c *cobra.Command, dir string, flags buildFlags, out output) 
 		return err
 	}
 	defer show.close()
-	client, err := a.client(show)
-	if err != nil {
-		return err
-	}
+	client := a.client(show)
 	b := &builder.Builder{Store: s, Images: client, Progress: show.event}
 	if !a.offline {
 		b.Fetch = builder.HTTP{}
@@ -111,7 +110,7 @@ func (a *app) build(c *cobra.Command, dir string, flags buildFlags, out output) 
 	})
 }
 
-func (a *app) buildRequest(dir string, flags buildFlags) (builder.Request, error) {
+func (a *app) buildRequest(ctx context.Context, dir string, flags buildFlags) (builder.Request, error) {
 	var none builder.Request
 	if len(flags.tags) == 0 {
 		return none, usageErrorf("a name for the image is missing: -t reg.example.com/shop:v1")
@@ -137,7 +136,7 @@ func (a *app) buildRequest(dir string, flags buildFlags) (builder.Request, error
 	if compression != pack.Zstd && compression != pack.Gzip {
 		return none, usageErrorf("--compression %q is none of zstd, gzip", flags.compression)
 	}
-	epoch, err := a.sourceDateEpoch()
+	epoch, err := a.sourceDateEpoch(vars)
 	if err != nil {
 		return none, err
 	}
@@ -159,6 +158,14 @@ func (a *app) buildRequest(dir string, flags buildFlags) (builder.Request, error
 		}
 		request.Tags = append(request.Tags, ref)
 	}
+	for _, p := range flags.platforms {
+		if err := checkPlatform(p); err != nil {
+			return none, err
+		}
+	}
+	if dir == "-" || strings.Contains(dir, "://") || strings.HasPrefix(dir, "git@") {
+		return none, usageErrorf("%q: the build context is a directory; unpack or clone it first (a Kubefile on standard input is -f -)", dir)
+	}
 	fi, err := os.Stat(dir)
 	if err != nil {
 		return none, fmt.Errorf("opening build context: %w", err)
@@ -166,30 +173,35 @@ func (a *app) buildRequest(dir string, flags buildFlags) (builder.Request, error
 	if !fi.IsDir() {
 		return none, usageErrorf("%s is no directory; the build context is one", dir)
 	}
-	request.File, err = a.readKubefile(dir, flags.file)
+	request.File, err = a.readKubefile(ctx, dir, flags.file)
 	return request, err
 }
 
 // readKubefile finds the Kubefile in the build context, not in the working directory, unless -f says
 // otherwise.
-func (a *app) readKubefile(dir, file string) (*kubefile.File, error) {
+func (a *app) readKubefile(ctx context.Context, dir, file string) (*kubefile.File, error) {
 	if file == "-" {
-		return kubefile.Parse("standard input", a.stdin)
+		return kubefile.Parse("standard input", a.input(ctx))
 	}
 	if file == "" {
 		file = filepath.Join(dir, "Kubefile")
 	}
 	f, err := os.Open(file)
 	if err != nil {
-		return nil, fmt.Errorf("opening Kubefile: %w", err)
+		return nil, &hintedError{fmt.Errorf("opening Kubefile: %w", err), "a build reads PATH/Kubefile; -f FILE names another"}
 	}
 	defer f.Close()
 	return kubefile.Parse(file, f)
 }
 
-// sourceDateEpoch is the time of every file in the image, see reproducible-builds.org.
-func (a *app) sourceDateEpoch() (time.Time, error) {
-	text := a.env("SOURCE_DATE_EPOCH")
+// sourceDateEpoch is the time of every file in the image, see reproducible-builds.org. As with docker, it is
+// a build argument, which the environment sets where --build-arg does not.
+func (a *app) sourceDateEpoch(vars map[string]string) (time.Time, error) {
+	const name = "SOURCE_DATE_EPOCH"
+	if v := a.env(name); v != "" && vars[name] == "" {
+		vars[name] = v
+	}
+	text := vars[name]
 	if text == "" {
 		return time.Unix(0, 0).UTC(), nil
 	}
@@ -198,6 +210,20 @@ func (a *app) sourceDateEpoch() (time.Time, error) {
 		return time.Time{}, usageErrorf("SOURCE_DATE_EPOCH %q is no number of seconds", text)
 	}
 	return time.Unix(seconds, 0).UTC(), nil
+}
+
+// checkPlatform refuses what no host can be: a typing error would make an image that nothing runs.
+func checkPlatform(platform string) error {
+	system, rest, _ := strings.Cut(platform, "/")
+	arch, _, _ := strings.Cut(rest, "/")
+	if system != "linux" {
+		return usageErrorf("--platform %q: hosts run linux; write linux/amd64 or linux/arm64", platform)
+	}
+	switch arch {
+	case "amd64", "arm64", "386", "arm", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le", "riscv64", "s390x":
+		return nil
+	}
+	return usageErrorf("--platform %q: there is no architecture %q; write linux/amd64 or linux/arm64", platform, arch)
 }
 
 func keyValues(flag string, list []string) (map[string]string, error) {

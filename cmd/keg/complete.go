@@ -24,12 +24,35 @@ func (a *app) completeImages(limit int) cobra.CompletionFunc {
 		}
 		var names []cobra.Completion
 		for _, t := range list {
-			if strings.HasPrefix(t.Name, prefix) {
-				names = append(names, t.Name)
+			for _, n := range spellings(t.Name) {
+				if strings.HasPrefix(n, prefix) {
+					names = append(names, n)
+					break
+				}
 			}
 		}
 		return names, cobra.ShellCompDirectiveNoFileComp
 	}
+}
+
+// spellings are the ways to write a full name, the full one first.
+func spellings(full string) []string {
+	names := []string{full}
+	if short, ok := strings.CutPrefix(full, "docker.io/"); ok {
+		names = append(names, short)
+		if short, ok = strings.CutPrefix(short, "library/"); ok {
+			names = append(names, short)
+		}
+	}
+	return names
+}
+
+// completeDirs offers directories, for the one argument.
+func completeDirs(_ *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return nil, cobra.ShellCompDirectiveFilterDirs
 }
 
 // completeClusters offers the clusters that are recorded.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vbauerster/mpb/v8"
@@ -164,11 +165,24 @@ func (j *jsonDisplay) event(e progress.Event) {
 type ttyDisplay struct {
 	mu   sync.Mutex
 	p    *mpb.Progress
-	bars map[string]*mpb.Bar
+	bars map[string]*ttyBar
+	wide int // of a name, in columns
+}
+
+type ttyBar struct {
+	*mpb.Bar
+	began time.Time
+	took  atomic.Int64 // a time.Duration, set when the work ends; it is drawn later
 }
 
 func newTTYDisplay(w io.Writer) *ttyDisplay {
-	return &ttyDisplay{p: mpb.New(mpb.WithOutput(w), mpb.WithWidth(40), mpb.WithAutoRefresh()), bars: map[string]*mpb.Bar{}}
+	t := &ttyDisplay{p: mpb.New(mpb.WithOutput(w), mpb.WithWidth(40), mpb.WithAutoRefresh()), bars: map[string]*ttyBar{}, wide: 60}
+	if f, ok := w.(*os.File); ok {
+		if columns, _, err := term.GetSize(int(f.Fd())); err == nil {
+			t.wide = max(20, columns-40) // what stands behind the name stays in sight
+		}
+	}
+	return t
 }
 
 func (t *ttyDisplay) event(e progress.Event) {
@@ -196,24 +210,27 @@ func (t *ttyDisplay) event(e progress.Event) {
 		bar.Abort(e.Skipped)
 		return
 	}
+	bar.took.Store(int64(time.Since(bar.began)))
 	bar.SetTotal(-1, true)
 }
 
-func (t *ttyDisplay) add(e progress.Event) *mpb.Bar {
-	began := time.Now()
-	name := decor.Name(e.Name, decor.WC{C: decor.DindentRight | decor.DextraSpace})
+func (t *ttyDisplay) add(e progress.Event) *ttyBar {
+	b := &ttyBar{began: time.Now()}
+	name := decor.Name(shorten(e.Name, t.wide), decor.WC{C: decor.DindentRight | decor.DextraSpace})
 	elapsed := decor.OnAbort(decor.OnComplete(decor.Elapsed(decor.ET_STYLE_GO, decor.WC{}), ""), "failed")
 	finished := decor.OnCompleteMeta(decor.Any(func(s decor.Statistics) string {
 		if s.Completed {
-			return "done in " + took(time.Since(began))
+			return "done in " + took(time.Duration(b.took.Load()))
 		}
 		return ""
 	}), func(s string) string { return s })
 	if e.Total == 0 {
-		return t.p.New(0, mpb.SpinnerStyle(), mpb.PrependDecorators(name), mpb.AppendDecorators(elapsed, finished), mpb.BarFillerClearOnComplete())
+		b.Bar = t.p.New(0, mpb.SpinnerStyle(), mpb.PrependDecorators(name), mpb.AppendDecorators(elapsed, finished), mpb.BarFillerClearOnComplete())
+		return b
 	}
 	counters := decor.OnComplete(decor.CountersKiloByte("% .1f / % .1f"), "")
-	return t.p.AddBar(e.Total, mpb.PrependDecorators(name), mpb.AppendDecorators(counters, finished), mpb.BarFillerClearOnComplete())
+	b.Bar = t.p.AddBar(e.Total, mpb.PrependDecorators(name), mpb.AppendDecorators(counters, finished), mpb.BarFillerClearOnComplete())
+	return b
 }
 
 func (t *ttyDisplay) close() {
@@ -221,7 +238,7 @@ func (t *ttyDisplay) close() {
 	for _, bar := range t.bars {
 		bar.Abort(true)
 	}
-	t.bars = map[string]*mpb.Bar{}
+	t.bars = map[string]*ttyBar{}
 	t.mu.Unlock()
 	t.p.Wait()
 }

@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"github.com/clusterimage/keg/imagestore"
+	"github.com/clusterimage/keg/imagestore/archive"
 	"github.com/clusterimage/keg/imagestore/transfer"
 	"github.com/clusterimage/keg/runtime"
 	"github.com/clusterimage/keg/runtime/node"
@@ -29,6 +30,18 @@ var errNotWell = errors.New("the cluster is not well")
 type refusedError struct{ text string }
 
 func (e *refusedError) Error() string { return e.text }
+
+// hintedError brings its own cure.
+type hintedError struct {
+	err  error
+	hint string
+}
+
+// Error implements error.
+func (e *hintedError) Error() string { return e.err.Error() }
+
+// Unwrap returns the error without the cure.
+func (e *hintedError) Unwrap() error { return e.err }
 
 func exitCode(err error) int {
 	var (
@@ -56,6 +69,10 @@ func writeError(w io.Writer, err error) {
 // hint is the cure for an error that has one. Errors of a Kubefile and findings bring their own.
 func hint(err error) string {
 	var (
+		hinted      *hintedError
+		registry    *transfer.RegistryError
+		missing     *imagestore.MissingError
+		unknown     *runtime.UnknownRuntimeError
 		platform    *transfer.PlatformError
 		hostKey     *remote.HostKeyError
 		auth        *remote.AuthError
@@ -63,6 +80,8 @@ func hint(err error) string {
 		unavailable *runtime.UnavailableRuntimeError
 	)
 	switch {
+	case errors.As(err, &hinted):
+		return hinted.hint
 	case errors.As(err, &hostKey) && hostKey.Known != "":
 		return fmt.Sprintf("if the host was installed anew, remove line %d of %s; if not, somebody may be in between", hostKey.Line, hostKey.File)
 	case errors.As(err, &hostKey):
@@ -83,6 +102,8 @@ func hint(err error) string {
 		return "see that the host is up and its network works; the same command goes on where it stopped"
 	case errors.Is(err, transfer.ErrOffline):
 		return "without --offline, keg would ask the registry"
+	case errors.Is(err, transfer.ErrUnauthorized) && errors.As(err, &registry):
+		return fmt.Sprintf("keg login %s, or ask for access to the repository", registry.Registry)
 	case errors.Is(err, transfer.ErrUnauthorized):
 		return "keg login REGISTRY, or ask for access to the repository"
 	case errors.Is(err, transfer.ErrPlainHTTP):
@@ -93,14 +114,24 @@ func hint(err error) string {
 		return "check the name of the registry and the network; --insecure HOST:PORT allows plain HTTP"
 	case errors.Is(err, transfer.ErrNotFound):
 		return "check the name and the tag"
+	case errors.Is(err, archive.ErrNoName):
+		return "give it one: keg load --name NAME for an archive of one image; docker save and skopeo copy keep the name that the image was asked for by"
+	case errors.Is(err, archive.ErrFormat), errors.Is(err, imagestore.ErrDigest) && !errors.As(err, &registry):
+		return "if this was copied, compare sizes and checksums on both sides and copy it again"
+	case errors.As(err, &missing):
+		return "parts of the image are missing where it came from: pull, save or copy it again"
+	case errors.As(err, &unknown) && unknown.Name == "":
+		return "run an image that was built FROM a base image"
 	case errors.Is(err, imagestore.ErrNotFound):
 		return "keg images lists what is there; keg pull and keg load bring more"
 	case errors.Is(err, imagestore.ErrAmbiguous):
 		return "give more digits"
 	case errors.Is(err, syscall.ENOSPC):
 		return "make room on that disk (keg prune removes what no image needs) and run the same command again"
+	case errors.Is(err, syscall.EROFS):
+		return "write elsewhere; --root DIR or KEG_ROOT makes keg use another store"
 	case errors.Is(err, errNoTerminal):
-		return "give the password with --passwd-file, --password-stdin or KEG_SSH_PASSWORD"
+		return "give the password with --passwd-file or KEG_SSH_PASSWORD"
 	case errors.As(err, &unavailable):
 		return "use a keg that has the driver, or another base image"
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -89,8 +90,13 @@ func appLine(app clusterimage.App) string {
 
 func firstLine(s string) string {
 	line, _, _ := strings.Cut(s, "\n")
-	if len(line) > 60 {
-		line = line[:57] + "..."
+	return shorten(line, 60)
+}
+
+// shorten cuts text to so many characters.
+func shorten(s string, limit int) string {
+	if utf8.RuneCountInString(s) <= limit {
+		return s
 	}
-	return line
+	return string([]rune(s)[:limit-3]) + "..."
 }

@@ -13,17 +13,27 @@ import (
 )
 
 func newLoadCommand(a *app) *cobra.Command {
-	var file string
+	var file, name string
 	var out output
 	c := &cobra.Command{
 		Use:   "load [-i FILE]",
 		Short: "Read images from a file into the store",
 		Long: `Read images from a file (or standard input) into the store: OCI layouts and docker archives,
-plain or compressed by gzip, zstd, bzip2 or xz.`,
+plain or compressed by gzip, zstd, bzip2 or xz. An image that the archive does not name gets the one
+given by --name.`,
 		Example: `  keg load -i shop.tar
+  keg load -i image.tar --name reg.example.com/web:v3
   docker save nginx:1.27 | keg load`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if name != "" {
+				if _, err := parseTag(name); err != nil {
+					return err
+				}
+			}
+			if _, err := a.terminal(); err == nil && (file == "" || file == "-") {
+				return usageErrorf("an archive does not come from a terminal: give -i FILE, or redirect")
+			}
 			s, err := a.store()
 			if err != nil {
 				return err
@@ -33,7 +43,7 @@ plain or compressed by gzip, zstd, bzip2 or xz.`,
 				return err
 			}
 			defer show.close()
-			loaded, err := a.load(c.Context(), s, file, show)
+			loaded, err := a.load(c.Context(), s, file, name, show)
 			show.close()
 			if err != nil {
 				return err
@@ -54,12 +64,13 @@ plain or compressed by gzip, zstd, bzip2 or xz.`,
 		},
 	}
 	c.Flags().StringVarP(&file, "input", "i", "", "the file to read (default standard input)")
+	c.Flags().StringVar(&name, "name", "", "name for an image that the archive does not name")
 	out.register(c)
 	return c
 }
 
-func (a *app) load(ctx context.Context, s *imagestore.Store, file string, show *display) ([]imagestore.Tagged, error) {
-	r := a.stdin
+func (a *app) load(ctx context.Context, s *imagestore.Store, file, name string, show *display) ([]imagestore.Tagged, error) {
+	r := a.input(ctx)
 	if file != "" && file != "-" {
 		f, err := os.Open(file)
 		if err != nil {
@@ -68,7 +79,7 @@ func (a *app) load(ctx context.Context, s *imagestore.Store, file string, show *
 		defer f.Close()
 		r = f
 	}
-	loaded, err := archive.Load(ctx, s, r, archive.Options{Progress: show.event})
+	loaded, err := archive.Load(ctx, s, r, archive.Options{Progress: show.event, Name: name})
 	if err != nil {
 		return nil, fmt.Errorf("loading %s: %w", nameOr(file, "standard input"), err)
 	}

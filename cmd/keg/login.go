@@ -1,15 +1,12 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/clusterimage/keg/imagestore/transfer"
 )
@@ -25,10 +22,10 @@ with the credential helper that is configured there. The password is asked for, 
 standard input with --password-stdin.`,
 		Example: `  keg login -u builder reg.example.com
   keg login -u builder --password-stdin reg.example.com < token`,
-		Args: oneArg("a registry"),
+		Args:              oneArg("a registry"),
+		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, args []string) error {
-			show := &display{}
-			client, err := a.client(show)
+			dir, err := a.dockerConfigDir()
 			if err != nil {
 				return err
 			}
@@ -38,7 +35,7 @@ standard input with --password-stdin.`,
 			case fromStdin && user == "":
 				return usageErrorf("--password-stdin needs --username")
 			case fromStdin:
-				data, err := io.ReadAll(io.LimitReader(a.stdin, 1<<20))
+				data, err := io.ReadAll(io.LimitReader(a.input(c.Context()), 1<<20))
 				if err != nil {
 					return fmt.Errorf("reading password: %w", err)
 				}
@@ -47,15 +44,19 @@ standard input with --password-stdin.`,
 				fmt.Fprintln(a.stderr, "keg: warning: others on this machine can read a password on the command line; --password-stdin hides it")
 			default:
 				if user == "" {
-					if user, err = a.ask("Username: "); err != nil {
-						return err
+					if user, err = a.ask(c.Context(), "Username: "); err != nil {
+						return loginQuestion(err)
 					}
 				}
-				if password, err = a.askSecret("Password: "); err != nil {
-					return err
+				if password, err = a.askSecret(c.Context(), "Password: "); err != nil {
+					return loginQuestion(err)
 				}
 			}
-			if err := transfer.Login(c.Context(), client, args[0], user, password, a.dockerConfigDir()); err != nil {
+			err = transfer.Login(c.Context(), a.client(&display{}), args[0], user, password, dir)
+			if errors.Is(err, transfer.ErrUnauthorized) {
+				return &hintedError{err, "check the user name and the password"}
+			}
+			if err != nil {
 				return err
 			}
 			fmt.Fprintln(a.stdout, "Login Succeeded!")
@@ -68,57 +69,36 @@ standard input with --password-stdin.`,
 	return c
 }
 
+// loginQuestion says how to log in where nobody can be asked.
+func loginQuestion(err error) error {
+	if errors.Is(err, errNoTerminal) {
+		return usageErrorf("%s: give -u USER --password-stdin", err)
+	}
+	return err
+}
+
 func newLogoutCommand(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use:     "logout REGISTRY",
-		Short:   "Forget the login to a registry",
-		Example: `  keg logout reg.example.com`,
-		Args:    oneArg("a registry"),
+		Use:               "logout REGISTRY",
+		Short:             "Forget the login to a registry",
+		Example:           `  keg logout reg.example.com`,
+		Args:              oneArg("a registry"),
+		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := transfer.Logout(c.Context(), args[0], a.dockerConfigDir()); err != nil {
+			dir, err := a.dockerConfigDir()
+			if err != nil {
+				return err
+			}
+			err = transfer.Logout(c.Context(), args[0], dir)
+			if errors.Is(err, transfer.ErrNotLoggedIn) { // what was wanted is so
+				fmt.Fprintln(a.stdout, "Not logged in to", args[0])
+				return nil
+			}
+			if err != nil {
 				return err
 			}
 			fmt.Fprintln(a.stdout, "Removed login for", args[0])
 			return nil
 		},
 	}
-}
-
-// errNoTerminal says that a question cannot be asked.
-var errNoTerminal = errors.New("there is no terminal to ask on")
-
-// ask reads a line from the terminal.
-func (a *app) ask(question string) (string, error) {
-	if _, err := a.terminal(); err != nil {
-		return "", err
-	}
-	fmt.Fprint(a.stderr, question)
-	line, err := bufio.NewReader(a.stdin).ReadString('\n')
-	if err != nil {
-		return "", fmt.Errorf("reading answer: %w", err)
-	}
-	return strings.TrimRight(line, "\r\n"), nil
-}
-
-// askSecret reads a line from the terminal without showing it.
-func (a *app) askSecret(question string) (string, error) {
-	fd, err := a.terminal()
-	if err != nil {
-		return "", err
-	}
-	fmt.Fprint(a.stderr, question)
-	secret, err := term.ReadPassword(fd)
-	fmt.Fprintln(a.stderr)
-	if err != nil {
-		return "", fmt.Errorf("reading answer: %w", err)
-	}
-	return string(secret), nil
-}
-
-func (a *app) terminal() (int, error) {
-	f, ok := a.stdin.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return 0, errNoTerminal
-	}
-	return int(f.Fd()), nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -14,25 +15,38 @@ import (
 // output is the flag -o: how results are written to stdout.
 type output struct{ format string }
 
+// Set implements pflag.Value: a format that there is not is refused before anything is done.
+func (o *output) Set(s string) error {
+	if s != "table" && s != "json" {
+		return errors.New("it is none of table, json")
+	}
+	o.format = s
+	return nil
+}
+
+// String implements pflag.Value.
+func (o *output) String() string { return o.format }
+
+// Type implements pflag.Value.
+func (o *output) Type() string { return "string" }
+
 func (o *output) register(c *cobra.Command) {
-	c.Flags().StringVarP(&o.format, "output", "o", "table", "how to print: table or json")
+	o.format = "table"
+	c.Flags().VarP(o, "output", "o", "how to print: table or json")
 	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // write prints v as JSON, or calls table with columns that are aligned.
 func (o *output) write(w io.Writer, v any, table func(io.Writer)) error {
-	switch o.format {
-	case "json":
+	if o.format == "json" {
 		return writeJSON(w, v)
-	case "table":
-		tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-		table(tw)
-		if err := tw.Flush(); err != nil {
-			return fmt.Errorf("writing output: %w", err)
-		}
-		return nil
 	}
-	return usageErrorf("-o %q is none of table, json", o.format)
+	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	table(tw)
+	if err := tw.Flush(); err != nil {
+		return fmt.Errorf("writing output: %w", err)
+	}
+	return nil
 }
 
 func writeJSON(w io.Writer, v any) error {

@@ -19,14 +19,15 @@ interrupted work. Base images that a build pulled, and files that ADD downloaded
 have no name: the next build brings them again. keg pull gives a base image a
 name, so that it stays. What a running keg is writing is left alone: prune waits
 for it.`,
-		Example: `  keg prune`,
-		Args:    noArgs,
+		Example: `  keg prune
+  keg prune -o json | jq .bytes`,
+		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := a.store()
 			if err != nil {
 				return err
 			}
-			result, err := s.Prune(c.Context(), imagestore.PruneOptions{})
+			result, err := s.Prune(c.Context(), imagestore.PruneOptions{Waiting: a.waiting})
 			if err != nil {
 				return err
 			}
@@ -37,4 +38,9 @@ for it.`,
 	}
 	out.register(c)
 	return c
+}
+
+// waiting says why nothing seems to happen.
+func (a *app) waiting() {
+	fmt.Fprintln(a.stderr, "keg: waiting for another keg that works on this store")
 }

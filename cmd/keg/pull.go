@@ -19,7 +19,8 @@ func newPullCommand(a *app) *cobra.Command {
 parallel, and an interrupted pull goes on where it stopped. Nothing is named before all of it is there.`,
 		Example: `  keg pull reg.example.com/shop:v1
   keg pull reg.example.com/shop@sha256:3f2a...`,
-		Args: minArgs(1, "at least one name"),
+		Args:              minArgs(1, "at least one name"),
+		ValidArgsFunction: a.completeImages(0),
 		RunE: func(c *cobra.Command, args []string) error {
 			s, err := a.store()
 			if err != nil {
@@ -30,10 +31,7 @@ parallel, and an interrupted pull goes on where it stopped. Nothing is named bef
 				return err
 			}
 			defer show.close()
-			client, err := a.client(show)
-			if err != nil {
-				return err
-			}
+			client := a.client(show)
 			type line struct {
 				Name   string `json:"name"`
 				Digest string `json:"digest"`

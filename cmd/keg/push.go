@@ -47,10 +47,7 @@ Only what the registry has not yet moves; blobs go in parallel.`,
 				return err
 			}
 			defer show.close()
-			client, err := a.client(show)
-			if err != nil {
-				return err
-			}
+			client := a.client(show)
 			result, err := client.Push(c.Context(), s, t.Target, ref, transfer.PushOptions{})
 			show.close()
 			if err != nil {

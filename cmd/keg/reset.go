@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -29,7 +31,7 @@ be is listed. All data in the cluster is lost.`,
 				return err
 			}
 			if !yes {
-				if err := a.confirm(cluster); err != nil {
+				if err := a.confirm(c.Context(), cluster); err != nil {
 					return err
 				}
 			}
@@ -57,15 +59,18 @@ be is listed. All data in the cluster is lost.`,
 }
 
 // confirm asks for the cluster's name, since all its data goes.
-func (a *app) confirm(cluster *runtime.Cluster) error {
+func (a *app) confirm(ctx context.Context, cluster *runtime.Cluster) error {
 	var hosts []string
 	for _, n := range cluster.Nodes {
 		hosts = append(hosts, n.Address.String())
 	}
 	fmt.Fprintf(a.stderr, "This takes cluster %s off %s. All its data is lost.\n", cluster.Name, strings.Join(hosts, ", "))
-	answer, err := a.ask("Type the name of the cluster to go on: ")
-	if err != nil {
+	answer, err := a.ask(ctx, "Type the name of the cluster to go on: ")
+	if errors.Is(err, errNoTerminal) {
 		return usageErrorf("resetting asks first, and there is no terminal: give --yes")
+	}
+	if err != nil {
+		return err
 	}
 	if answer != cluster.Name {
 		return &refusedError{"not confirmed: nothing was done"}

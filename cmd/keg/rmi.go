@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -9,6 +11,7 @@ import (
 )
 
 func newRmiCommand(a *app) *cobra.Command {
+	var out output
 	var keep bool
 	c := &cobra.Command{
 		Use:   "rmi IMAGE...",
@@ -30,25 +33,37 @@ A name takes away that name alone; a digest or a short ID takes away every name 
 				if err != nil {
 					return err
 				}
-				names = append(names, found...)
+				for _, n := range found {
+					if !slices.Contains(names, n) {
+						names = append(names, n)
+					}
+				}
 			}
 			for _, n := range names {
 				if err := s.Untag(c.Context(), n); err != nil {
 					return err
 				}
-				fmt.Fprintln(a.stdout, "untagged:", n)
+				if out.format == "table" {
+					fmt.Fprintln(a.stdout, "untagged:", n)
+				}
 			}
-			if keep {
-				return nil
+			v := struct {
+				Untagged []string `json:"untagged"`
+				imagestore.PruneResult
+			}{Untagged: names}
+			if !keep {
+				if v.PruneResult, err = s.Prune(c.Context(), imagestore.PruneOptions{Waiting: a.waiting}); err != nil {
+					return err
+				}
 			}
-			result, err := s.Prune(c.Context(), imagestore.PruneOptions{})
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(a.stdout, "removed: %d blobs, %s\n", result.Blobs, size(result.Bytes))
-			return nil
+			return out.write(a.stdout, v, func(w io.Writer) {
+				if !keep {
+					fmt.Fprintf(w, "removed: %d blobs, %s\n", v.Blobs, size(v.Bytes))
+				}
+			})
 		},
 	}
+	out.register(c)
 	c.Flags().BoolVar(&keep, "no-prune", false, "keep the blobs; keg prune removes them later")
 	return c
 }

@@ -5,14 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"os"
 	"os/signal"
+	"os/user"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/spf13/cobra"
 
 	"github.com/clusterimage/keg/imagestore"
@@ -37,8 +42,15 @@ type app struct {
 
 // run is the program: it returns the exit code.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer, lookupEnv func(string) (string, bool)) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
+	// What was begun is put in order after a signal. One that comes later than a second ends the program at
+	// once; sooner, it is the same one, sent to the process and to its group.
+	context.AfterFunc(ctx, func() { time.AfterFunc(time.Second, stop) })
 	context.AfterFunc(ctx, stop) // the second Ctrl-C ends keg at once
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, lookupEnv: lookupEnv}
 	root := newRootCommand(a)
@@ -134,10 +146,24 @@ func (a *app) dataDir() (string, error) {
 		return "/var/lib/keg", nil
 	case a.env("XDG_DATA_HOME") != "":
 		return filepath.Join(a.env("XDG_DATA_HOME"), "keg"), nil
-	case a.env("HOME") != "":
-		return filepath.Join(a.env("HOME"), ".local", "share", "keg"), nil
 	}
-	return "", errors.New("finding the store: none of --root, KEG_ROOT, XDG_DATA_HOME and HOME is set")
+	home, err := a.home()
+	if err != nil {
+		return "", errors.New("finding the store: none of --root, KEG_ROOT, XDG_DATA_HOME and HOME is set")
+	}
+	return filepath.Join(home, ".local", "share", "keg"), nil
+}
+
+// home is the user's directory: services and cron jobs may have no HOME.
+func (a *app) home() (string, error) {
+	if dir := a.env("HOME"); dir != "" {
+		return dir, nil
+	}
+	u, err := user.Current()
+	if err != nil || u.HomeDir == "" {
+		return "", errors.New("finding the home directory: HOME is not set")
+	}
+	return u.HomeDir, nil
 }
 
 func (a *app) store() (*imagestore.Store, error) {
@@ -145,31 +171,68 @@ func (a *app) store() (*imagestore.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return imagestore.Open(dir)
+	return openStore(dir)
+}
+
+func openStore(dir string) (*imagestore.Store, error) {
+	s, err := imagestore.Open(dir)
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
+		return nil, &hintedError{err, "a store belongs to one user; --root DIR or KEG_ROOT names another"}
+	}
+	return s, err
 }
 
 // dockerConfigDir is where docker, and so keg, keeps logins.
-func (a *app) dockerConfigDir() string {
+func (a *app) dockerConfigDir() (string, error) {
 	if d := a.env("DOCKER_CONFIG"); d != "" {
-		return d
+		return d, nil
 	}
-	return filepath.Join(a.env("HOME"), ".docker")
+	home, err := a.home()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(home, ".docker"), nil
 }
 
 // client talks to registries as the flags say.
-func (a *app) client(show *display) (*transfer.Client, error) {
-	keychain, err := transfer.Keychain(a.dockerConfigDir())
-	if err != nil {
-		return nil, err
-	}
+func (a *app) client(show *display) *transfer.Client {
 	return transfer.New(transfer.Options{
 		Proxy:     http.ProxyFromEnvironment,
-		Keychain:  keychain,
+		Keychain:  lazyKeychain(sync.OnceValues(a.keychain)),
 		Insecure:  a.insecure,
 		UserAgent: "keg/" + version,
 		Progress:  show.event,
 		Offline:   a.offline,
-	}), nil
+	})
+}
+
+// keychain has nothing where there is no place for logins.
+func (a *app) keychain() (authn.Keychain, error) {
+	dir, err := a.dockerConfigDir()
+	if err != nil {
+		return authn.NewMultiKeychain(), nil //nolint:nilerr // as for a user who never logged in
+	}
+	return transfer.Keychain(dir)
+}
+
+// lazyKeychain reads logins when a registry is asked: a build that needs none does not fail over a file
+// that it cannot read.
+type lazyKeychain func() (authn.Keychain, error)
+
+var _ authn.ContextKeychain = lazyKeychain(nil)
+
+// Resolve implements authn.Keychain.
+func (k lazyKeychain) Resolve(target authn.Resource) (authn.Authenticator, error) {
+	return k.ResolveContext(context.Background(), target)
+}
+
+// ResolveContext implements authn.ContextKeychain.
+func (k lazyKeychain) ResolveContext(ctx context.Context, target authn.Resource) (authn.Authenticator, error) {
+	keychain, err := k()
+	if err != nil {
+		return nil, err
+	}
+	return authn.Resolve(ctx, keychain, target)
 }
 
 // usageError is a command line that cannot be understood: exit code 2.

@@ -136,13 +136,17 @@ func (a *app) newCluster(flags runFlags) (*runtime.Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	home, err := a.home()
+	if err != nil && flags.kubeconfig == "" {
+		return nil, err
+	}
 	dir, err := a.clusterDir(flags.name)
 	if err != nil {
 		return nil, err
 	}
 	kubeconfig := flags.kubeconfig
 	if kubeconfig == "" {
-		kubeconfig = filepath.Join(a.env("HOME"), ".kube", "keg-"+flags.name+".config")
+		kubeconfig = filepath.Join(home, ".kube", "keg-"+flags.name+".config")
 	}
 	return &runtime.Cluster{
 		Name:       flags.name,
@@ -186,7 +190,7 @@ func parseNodes(masters, workers string) ([]*runtime.Node, error) {
 // findImage finds what is to run: a file, an image in the store, or one in a registry.
 func (a *app) findImage(ctx context.Context, s *imagestore.Store, what string, show *display) (imagestore.Tagged, error) {
 	if fi, err := os.Stat(what); err == nil && fi.Mode().IsRegular() {
-		loaded, err := a.load(ctx, s, what, show)
+		loaded, err := a.load(ctx, s, what, "", show)
 		if err != nil {
 			return imagestore.Tagged{}, err
 		}
@@ -207,10 +211,7 @@ func (a *app) findImage(ctx context.Context, s *imagestore.Store, what string, s
 	if parseErr != nil {
 		return imagestore.Tagged{}, fmt.Errorf("%w; there is no such file either", err)
 	}
-	client, err := a.client(show)
-	if err != nil {
-		return imagestore.Tagged{}, err
-	}
+	client := a.client(show)
 	target, err := pullAndTag(ctx, s, client, ref, transfer.PullOptions{})
 	if err != nil {
 		return imagestore.Tagged{}, fmt.Errorf("%q is no file and not in the store: %w", what, err)

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 
 	"github.com/clusterimage/keg/imagestore"
@@ -20,9 +23,11 @@ func newServeCommand(a *app) *cobra.Command {
 		Use:   "serve [STORE]",
 		Short: "Serve the store as a read-only registry",
 		Long: `Serve the images in the store as a read-only registry over plain HTTP, until interrupted. Images
-are found by their full name, such as 127.0.0.1:5000/docker.io/library/nginx:1.27, and by their path
-alone where one registry only has it.`,
+are found by their full name, such as 127.0.0.1:5000/reg.example.com/shop:v1, and by their path alone
+(127.0.0.1:5000/shop:v1) where one registry only has it. keg run serves the images inside a cluster
+image to its hosts; here they come with it.`,
 		Example: `  keg serve
+  skopeo copy --all --src-tls-verify=false docker://127.0.0.1:5000/reg.example.com/shop:v1 dir:shop
   keg serve --addr 10.0.0.1:5000 /srv/keg`,
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) > 1 {
@@ -30,11 +35,17 @@ alone where one registry only has it.`,
 			}
 			return nil
 		},
+		ValidArgsFunction: completeDirs,
 		RunE: func(c *cobra.Command, args []string) error {
-			s, err := a.store()
+			open := a.store
 			if len(args) == 1 {
-				s, err = imagestore.Open(args[0])
+				// A name mistyped would be made, and an empty store served.
+				if _, err := os.Stat(filepath.Join(args[0], ocispec.ImageLayoutFile)); err != nil {
+					return fmt.Errorf("serving %s: it is no store: %w", args[0], err)
+				}
+				open = func() (*imagestore.Store, error) { return openStore(args[0]) }
 			}
+			s, err := open()
 			if err != nil {
 				return err
 			}

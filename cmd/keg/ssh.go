@@ -73,7 +73,8 @@ func (a *app) connector(f sshFlags) (func(context.Context, runtime.Address) (rem
 	if f.password != "" {
 		fmt.Fprintln(a.stderr, "keg: warning: others on this machine can read a password on the command line; --passwd-file and KEG_SSH_PASSWORD hide it")
 	}
-	sshDir := filepath.Join(a.env("HOME"), ".ssh")
+	home, _ := a.home() // without one there are no keys and no known hosts but those that flags name
+	sshDir := filepath.Join(home, ".ssh")
 	known := []string{filepath.Join(sshDir, "known_hosts"), "/etc/ssh/ssh_known_hosts"}
 	if f.knownHosts != "" {
 		known = []string{f.knownHosts}
@@ -91,8 +92,8 @@ func (a *app) connector(f sshFlags) (func(context.Context, runtime.Address) (rem
 	config := remote.SSHConfig{
 		Port: f.port, User: f.user, Keys: keys, AgentSocket: agent, HostKeyPolicy: policy, KnownHosts: known,
 		Password: password,
-		Passphrase: onceEach(func(_ context.Context, path string) (string, error) {
-			return a.askSecret("Passphrase of " + path + ": ")
+		Passphrase: onceEach(func(ctx context.Context, path string) (string, error) {
+			return a.askSecret(ctx, "Passphrase of "+path+": ")
 		}),
 	}
 	jumps, err := parseJumps(config, f.jump)
@@ -147,12 +148,12 @@ func parseJumps(config remote.SSHConfig, list []string) ([]remote.SSHConfig, err
 // sshPassword gives what --passwd, --passwd-file or KEG_SSH_PASSWORD say, or what is typed when asked;
 // it is nil where there is none and nobody to ask.
 func (a *app) sshPassword(f sshFlags) func(context.Context) (string, error) {
-	var find func() (string, error)
+	var find func(context.Context) (string, error)
 	switch {
 	case f.password != "":
-		find = func() (string, error) { return f.password, nil }
+		find = func(context.Context) (string, error) { return f.password, nil }
 	case f.passwordFile != "" && f.passwordFile != "-":
-		find = func() (string, error) {
+		find = func(context.Context) (string, error) {
 			data, err := os.ReadFile(f.passwordFile)
 			if err != nil {
 				return "", fmt.Errorf("reading password: %w", err)
@@ -160,14 +161,14 @@ func (a *app) sshPassword(f sshFlags) func(context.Context) (string, error) {
 			return strings.TrimRight(string(data), "\r\n"), nil
 		}
 	case a.env("KEG_SSH_PASSWORD") != "" && f.passwordFile == "":
-		find = func() (string, error) { return a.env("KEG_SSH_PASSWORD"), nil }
+		find = func(context.Context) (string, error) { return a.env("KEG_SSH_PASSWORD"), nil }
 	default:
 		if _, err := a.terminal(); err != nil && f.passwordFile == "" {
 			return nil
 		}
-		find = func() (string, error) { return a.askSecret("Password of " + f.user + ": ") }
+		find = func(ctx context.Context) (string, error) { return a.askSecret(ctx, "Password of "+f.user+": ") }
 	}
-	return onceContext(func(context.Context) (string, error) { return find() })
+	return onceContext(find)
 }
 
 // onceContext calls f once, also from several goroutines, and gives everybody its result.

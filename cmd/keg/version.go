@@ -13,7 +13,9 @@ func newVersionCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  noArgs,
+		Example: `  keg version
+  keg version -o json | jq -r .version`,
+		Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			v := struct {
 				Version  string `json:"version"`
