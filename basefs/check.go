@@ -41,8 +41,9 @@ func Check(tree fs.FS) []Finding {
 	c.programs("opt/cni/bin")
 	c.scripts()
 	c.templates()
-	c.imageList("imageList")
-	c.imageList("manifests/imageList")
+	for _, name := range ImageLists() {
+		c.imageList(name)
+	}
 	c.archives()
 	slices.SortStableFunc(c.found, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(a.Level, b.Level), cmp.Compare(a.Path, b.Path)) // "error" < "warning"
@@ -73,7 +74,7 @@ func (c *checker) metadata() {
 	var wrong *MetadataError
 	switch {
 	case errors.Is(err, ErrNoMetadata):
-		c.err(MetadataFile, "missing", `write one, such as {"version": "v1.37.2", "arch": "amd64", "ClusterRuntime": "kubernetes"}`)
+		c.err(MetadataFile, "missing", "write one, such as "+example)
 		return
 	case errors.As(err, &unknown):
 		c.err(MetadataFile, fmt.Sprintf("ClusterRuntime %q is unknown", unknown.Name), "use "+strings.Join(unknown.Known, ", "))

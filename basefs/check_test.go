@@ -94,9 +94,11 @@ func TestCheck(t *testing.T) {
 		"archives": {func(f fstest.MapFS) {
 			f["images/a.tar.gz"] = script("not")
 			f["images/list.txt"] = script("not")
+			f["images/lz4.tar"] = script("\x04\x22\x4d\x18")
+			f["images/x.tar.zstd"] = script("\x28\xb5\x2f\xfd")
 			f["registry.tar.gz"] = script("")
 			f["registry/x"] = script("")
-		}, []string{"error images/a.tar.gz", "error registry.tar.gz", "warning images/list.txt", "warning registry"}},
+		}, []string{"error images/a.tar.gz", "error images/lz4.tar", "error registry.tar.gz", "warning images/list.txt", "warning images/x.tar.zstd", "warning registry"}},
 		"unknown": {func(f fstest.MapFS) { f["script/x.sh"] = script("") }, []string{"warning script"}},
 		"sealer": {func(f fstest.MapFS) {
 			for _, name := range []string{"containerd", "runc", "containerd-shim-runc-v2"} {

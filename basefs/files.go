@@ -69,15 +69,14 @@ func (c *checker) shebang(name string, head []byte) {
 // archives checks that image archives are archives.
 func (c *checker) archives() {
 	check := func(name string, _ fs.FileInfo, head []byte) {
-		archive := strings.Contains(name, ".tar") || strings.HasSuffix(name, ".tgz")
 		switch {
+		case !IsImageArchive(name):
+			c.warn(name, "not an image archive: it stays in the image as a file", "archives end in "+strings.Join(archiveEnds, ", "))
 		case isArchive(head):
-		case archive && len(head) == 0:
+		case len(head) == 0:
 			c.err(name, "an empty file", "make the archive again, such as by docker save")
-		case archive:
-			c.err(name, "not a tar archive, compressed or not", "make the archive again, such as by docker save")
 		default:
-			c.warn(name, "not an image archive: it stays in the image as a file", "")
+			c.err(name, "not a tar archive, plain or compressed by gzip, zstd, bzip2 or xz", "make the archive again, such as by docker save")
 		}
 	}
 	c.each("images", check)
@@ -89,7 +88,7 @@ func (c *checker) archives() {
 		}
 	}
 	if info, err := fs.Stat(c.tree, "registry"); err == nil && info.IsDir() {
-		if _, err := fs.Stat(c.tree, "registry/docker/registry/v2"); err != nil {
+		if _, err := fs.Stat(c.tree, RegistryTree+"/registry/v2"); err != nil {
 			c.warn("registry", "not the storage of a registry: there is no docker/registry/v2 in it", "")
 		}
 	}
@@ -97,7 +96,7 @@ func (c *checker) archives() {
 
 // isArchive knows tar and what compresses it by their first bytes.
 func isArchive(head []byte) bool {
-	for _, magic := range []string{"\x1f\x8b", "\x28\xb5\x2f\xfd", "\xfd7zXZ\x00", "BZh", "\x04\x22\x4d\x18"} {
+	for _, magic := range []string{"\x1f\x8b", "\x28\xb5\x2f\xfd", "\xfd7zXZ\x00", "BZh"} {
 		if bytes.HasPrefix(head, []byte(magic)) {
 			return true
 		}

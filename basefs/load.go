@@ -14,11 +14,15 @@ import (
 // MetadataFile is the name of the file at the root of a tree that says what it is.
 const MetadataFile = "Metadata"
 
-// metadataLimit bounds what is read of it.
-const metadataLimit = 1 << 20
+const (
+	// metadataLimit bounds what is read of it.
+	metadataLimit = 1 << 20
+	// example is what one looks like.
+	example = `{"version": "v1.37.2", "arch": "amd64", "ClusterRuntime": "kubernetes"}`
+)
 
 // ErrNoMetadata says that a tree has no file Metadata.
-var ErrNoMetadata = errors.New(`the tree has no file Metadata: add one at its root, such as {"version": "v1.37.2", "arch": "amd64", "ClusterRuntime": "kubernetes"}`)
+var ErrNoMetadata = errors.New("the tree has no file Metadata: add one at its root, such as " + example)
 
 // Runtimes are the names that ClusterRuntime may have.
 func Runtimes() []string { return []string{"kubernetes", "k3s", "k0s"} }
@@ -89,7 +93,7 @@ func jsonError(text []byte, err error) error {
 	var kind *json.UnmarshalTypeError
 	switch {
 	case len(bytes.TrimSpace(text)) == 0:
-		return &MetadataError{Text: `empty: write a JSON object such as {"version": "v1.37.2", "arch": "amd64", "ClusterRuntime": "kubernetes"}`}
+		return &MetadataError{Text: "empty: write a JSON object such as " + example}
 	case errors.As(err, &syntax):
 		return &MetadataError{Line: lineAt(text, syntax.Offset), Text: "not JSON: " + syntax.Error()}
 	case errors.As(err, &kind) && kind.Field == "":

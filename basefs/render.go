@@ -20,8 +20,11 @@ const (
 	templateLimit = 16 << 20
 )
 
+// AppsDir has a directory for each app of the image.
+const AppsDir = "application/apps"
+
 // templateDirs are the directories whose *.tmpl files are rendered.
-var templateDirs = []string{"etc", "charts", "manifests", "application/apps", "scripts", "statics"}
+var templateDirs = []string{"etc", "charts", "manifests", AppsDir, "scripts", "statics"}
 
 // TemplateError says what is wrong with a template.
 type TemplateError struct {
@@ -86,7 +89,7 @@ func (r Renderer) Render(tree fs.FS, write func(name string, mode fs.FileMode, d
 
 // envOf is Env, or that of the app that name belongs to.
 func (r Renderer) envOf(name string) map[string]string {
-	rest, ok := strings.CutPrefix(name, "application/apps/")
+	rest, ok := strings.CutPrefix(name, AppsDir+"/")
 	if !ok {
 		return r.Env
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/moby/patternmatcher"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/clusterimage/keg/basefs"
 	"github.com/clusterimage/keg/builder/pack"
 	"github.com/clusterimage/keg/imagestore/clusterimage"
 	"github.com/clusterimage/keg/kubefile"
@@ -26,9 +27,6 @@ var (
 	ErrAppType = errors.New("nothing tells how to start it")
 )
 
-// appRoot is where apps lie in the rootfs.
-const appRoot = "application/apps"
-
 // deferred is what can be checked only when all apps are known.
 type deferred struct {
 	later []kubefile.Instruction // APPENV, APPCMDS, LAUNCH
@@ -38,7 +36,7 @@ type deferred struct {
 
 // app carries out APP, CNI and CSI.
 func (a *assembly) app(ctx context.Context, l *layer, in *kubefile.App) error {
-	root := path.Join(appRoot, in.AppName)
+	root := path.Join(basefs.AppsDir, in.AppName)
 	real, err := a.tree.resolve(root)
 	if err != nil {
 		return err
@@ -195,14 +193,6 @@ func chartOf(members []member) ([]member, bool) {
 	return out, true
 }
 
-// The types of apps.
-const (
-	typeHelm      = "helm"
-	typeKustomize = "kustomize"
-	typeKube      = "kube"
-	typeShell     = "shell"
-)
-
 // detect finds the type of an app by the names of its files, and its entry points in the order of the
 // sources. A template counts as what it is rendered to, and is named so.
 func detect(files []string) (kind string, entry []string) {
@@ -221,13 +211,13 @@ func detect(files []string) (kind string, entry []string) {
 	}
 	switch {
 	case has("Chart.yaml"):
-		return typeHelm, []string{"."}
+		return clusterimage.AppHelm, []string{"."}
 	case has("kustomization.yaml", "kustomization.yml", "Kustomization"):
-		return typeKustomize, []string{"."}
+		return clusterimage.AppKustomize, []string{"."}
 	case all(".yaml", ".yml", ".json"):
-		return typeKube, rendered
+		return clusterimage.AppKube, rendered
 	case all(".sh"):
-		return typeShell, rendered
+		return clusterimage.AppShell, rendered
 	}
 	return "", nil
 }

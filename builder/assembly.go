@@ -55,7 +55,7 @@ type held struct {
 
 // heldFiles are the files that the build reads: what tells the runtime, which images to embed, and who
 // the users of the rootfs are.
-var heldFiles = []string{basefs.MetadataFile, "imageList", "manifests/imageList", "etc/passwd", "etc/group"}
+var heldFiles = append([]string{basefs.MetadataFile, "etc/passwd", "etc/group"}, basefs.ImageLists()...)
 
 // maxHeld bounds such a file.
 const maxHeld = 8 << 20
@@ -220,7 +220,7 @@ func (a *assembly) keep(l *layer, pos kubefile.Pos) error {
 	}
 	for _, name := range l.names() {
 		e := l.entries[name]
-		if !isImageArchive(name, e.Type) {
+		if !holdsImages(name, e.Type) {
 			delete(a.taken, name)
 			continue
 		}
@@ -250,32 +250,13 @@ func readEntry(e pack.Entry, limit int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(r, limit))
 }
 
-// isImageArchive says whether a path of the rootfs holds container images: images/*.tar*, registry.tar.gz and what
-// is in a distribution registry's directory registry/ (docker/registry/v2/...).
-func isImageArchive(name string, typ byte) bool {
-	if name == registryRoot || strings.HasPrefix(name, registryRoot+"/") {
+// holdsImages says whether an entry of the rootfs is an image archive, or part of a registry's storage.
+func holdsImages(name string, typ byte) bool {
+	if name == basefs.RegistryTree || strings.HasPrefix(name, basefs.RegistryTree+"/") {
 		return true
 	}
-	if typ == tar.TypeDir || typ == tar.TypeSymlink {
-		return false
-	}
-	dir, base := path.Split(name)
-	switch {
-	case dir == "images/":
-	case dir == "" && strings.HasPrefix(base, "registry.t"):
-	default:
-		return false
-	}
-	for _, ext := range []string{".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2"} {
-		if strings.HasSuffix(base, ext) {
-			return true
-		}
-	}
-	return false
+	return typ != tar.TypeDir && typ != tar.TypeSymlink && basefs.IsImageArchive(name)
 }
-
-// registryRoot is where a distribution registry with the root directory registry/ keeps everything.
-const registryRoot = "registry/docker"
 
 func (a *assembly) history(text string, empty bool) {
 	t := a.req.SourceDateEpoch

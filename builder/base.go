@@ -266,7 +266,7 @@ func (a *assembly) readLayer(ctx context.Context, desc ocispec.Descriptor) error
 			delete(a.held, name)
 		}
 	}
-	for _, name := range []string{"imageList", "manifests/imageList"} {
+	for _, name := range basefs.ImageLists() {
 		delete(a.held, name) // what the base lists, it has embedded
 	}
 	return nil

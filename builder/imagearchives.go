@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/clusterimage/keg/basefs"
 	"github.com/clusterimage/keg/builder/pack"
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/archive"
@@ -107,7 +108,7 @@ func (a *assembly) sources() []source {
 	var out []source
 	var tree []string
 	for _, p := range paths {
-		if strings.HasPrefix(p, registryRoot) {
+		if strings.HasPrefix(p, basefs.RegistryTree) {
 			tree = append(tree, p)
 			continue
 		}

@@ -12,6 +12,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/clusterimage/keg/basefs"
 	"github.com/clusterimage/keg/imagestore/clusterimage"
 )
 
@@ -23,7 +24,7 @@ var ErrImageName = errors.New("not the name of an image")
 // or IMAGES names them and no archive has them.
 func (a *assembly) embedded(ctx context.Context) ([]clusterimage.Embedded, error) {
 	wishes := slices.Clone(a.images.list)
-	for _, f := range []string{"imageList", "manifests/imageList"} {
+	for _, f := range basefs.ImageLists() {
 		if h, ok := a.held[f]; ok {
 			more, err := parseList(f, h.data, h.pos)
 			if err != nil {

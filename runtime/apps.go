@@ -9,12 +9,13 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/clusterimage/keg/basefs"
 	"github.com/clusterimage/keg/imagestore/clusterimage"
 	"github.com/clusterimage/keg/runtime/node"
 	"github.com/clusterimage/keg/runtime/remote"
 )
 
-// HasPlugin says whether an app of the image has the role, cni or csi.
+// HasPlugin says whether an app of the image has the role, clusterimage.RoleCNI or RoleCSI.
 func (c *Cluster) HasPlugin(role string) bool {
 	return c.Image != nil && slices.ContainsFunc(c.Image.Spec.Apps, func(a clusterimage.App) bool { return a.Role == role })
 }
@@ -22,7 +23,7 @@ func (c *Cluster) HasPlugin(role string) bool {
 // pluginApps starts the apps that make the network and then those that make storage.
 func pluginApps(c *Cluster) []Batch {
 	var b Batch
-	for _, role := range []string{"cni", "csi"} {
+	for _, role := range []string{clusterimage.RoleCNI, clusterimage.RoleCSI} {
 		for _, a := range c.Image.Spec.Apps {
 			if a.Role == role {
 				b = append(b, c.launch(a))
@@ -77,9 +78,9 @@ func (c *Cluster) launch(a clusterimage.App) Step {
 	first := c.First()
 	what := "app"
 	switch a.Role {
-	case "cni":
+	case clusterimage.RoleCNI:
 		what = "network plugin"
-	case "csi":
+	case clusterimage.RoleCSI:
 		what = "storage plugin"
 	}
 	return first.On(fmt.Sprintf("start %s %s", what, a.Name), func(ctx context.Context, out io.Writer) error {
@@ -91,7 +92,7 @@ func (c *Cluster) launch(a clusterimage.App) Step {
 		for i, command := range commands {
 			key := fmt.Sprintf("app:%s:%s:%d", a.Name, c.Image.Target.Digest, i)
 			err := c.once(ctx, first, key, func() error {
-				return c.shell(ctx, first, path.Join(node.Rootfs, "application/apps", a.Name), c.AppEnv()[a.Name], command, out)
+				return c.shell(ctx, first, path.Join(node.Rootfs, basefs.AppsDir, a.Name), c.AppEnv()[a.Name], command, out)
 			})
 			switch {
 			case err == ErrAlready: //nolint:errorlint // once returns it bare
@@ -119,13 +120,13 @@ func appCommands(a clusterimage.App) ([]string, error) {
 	var list []string
 	for _, f := range files {
 		switch a.Type {
-		case "kube":
+		case clusterimage.AppKube:
 			list = append(list, "kubectl apply -f "+quote(f))
-		case "kustomize":
+		case clusterimage.AppKustomize:
 			list = append(list, "kubectl apply -k "+quote(f))
-		case "helm":
+		case clusterimage.AppHelm:
 			list = append(list, fmt.Sprintf("helm upgrade --install %s %s", quote(a.Name), quote(f)))
-		case "shell":
+		case clusterimage.AppShell:
 			list = append(list, "sh "+quote(f))
 		default:
 			return nil, fmt.Errorf("starting app %s: its type is not known and it has no commands of its own (APPCMDS)", a.Name)

@@ -78,9 +78,9 @@ type Spec struct {
 // App is one application in application/apps/NAME/ of the rootfs.
 type App struct {
 	Name string `json:"name"`
-	// Type is helm, kube, kustomize, shell, or "" where only Cmds can start it.
+	// Type is one of AppHelm and its like, or "" where only Cmds can start it.
 	Type string `json:"type,omitempty"`
-	// Role is cni or csi for a plugin that is started before everything else, else "".
+	// Role is RoleCNI or RoleCSI for a plugin that is started before everything else, else "".
 	Role string `json:"role,omitempty"`
 	// Files are the app's entry points in order, relative to application/apps/NAME/: the YAML files
 	// of a kube app, the scripts of a shell app, "." for a chart or a kustomization.
@@ -90,6 +90,20 @@ type App struct {
 	// Cmds replace the way the type is started; each element is one command for "sh -c".
 	Cmds []string `json:"cmds,omitempty"`
 }
+
+// Values of App.Type.
+const (
+	AppHelm      = "helm"      // a chart
+	AppKustomize = "kustomize" // a kustomization
+	AppKube      = "kube"      // YAML or JSON for kubectl apply
+	AppShell     = "shell"     // scripts
+)
+
+// Values of App.Role.
+const (
+	RoleCNI = "cni"
+	RoleCSI = "csi"
+)
 
 // App returns the app of that name.
 func (s Spec) App(name string) (App, bool) {

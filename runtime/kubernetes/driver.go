@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/clusterimage/keg/imagestore/clusterimage"
 	"github.com/clusterimage/keg/runtime"
 	"github.com/clusterimage/keg/runtime/node"
 	"github.com/clusterimage/keg/runtime/remote"
@@ -56,7 +57,7 @@ func (Driver) Env(c *runtime.Cluster, n *runtime.Node) map[string]string {
 		"CGROUP":                   strconv.Itoa(n.Facts.Cgroup),
 		"NODE_POD_CIDR":            "",
 	}
-	if c.HasPlugin("cni") {
+	if c.HasPlugin(clusterimage.RoleCNI) {
 		env["CNI"] = "none"
 	}
 	// kubelet's configuration is the cluster's, so one host with control groups v1 decides.
