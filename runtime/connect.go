@@ -36,23 +36,47 @@ func connect(c *Cluster) []Batch {
 func sendAgent(c *Cluster) []Batch {
 	return []Batch{each(c.Nodes, func(n *Node) []Step {
 		return []Step{n.On("send keg-node", func(ctx context.Context, _ io.Writer) (err error) {
-			n.Host, err = c.Agent(ctx, n.Runner)
+			if n.Host, err = c.Agent(ctx, n.Runner); err == nil {
+				c.Defer(func(ctx context.Context) error { return c.leave(ctx, n) })
+			}
 			return err
 		})}
 	})}
 }
 
+// leave takes keg-node off a host that it was sent to for nothing: another host has failed before this
+// one was looked at. It does not if somebody else is at work there, or anything is known of a cluster.
+func (c *Cluster) leave(ctx context.Context, n *Node) error {
+	if n.known || n.forgotten {
+		return nil
+	}
+	release, err := n.Host.Lock(ctx, c.lockRequest(0))
+	if err != nil {
+		return nil //nolint:nilerr // then it is not ours to tidy up
+	}
+	if f, factsErr := n.Host.Facts(ctx, node.FactsRequest{}); factsErr == nil && f.State == nil {
+		err = n.Host.Forget(ctx)
+	}
+	return errors.Join(err, release())
+}
+
 // lockWait lets the connection of a keg that was just killed fall apart.
 const lockWait = 15 * time.Second
+
+func (c *Cluster) lockRequest(wait time.Duration) node.LockRequest {
+	return node.LockRequest{Owner: fmt.Sprintf("keg, working on cluster %q", c.Name), WaitSeconds: int(wait / time.Second)}
+}
 
 // lock keeps others off the hosts until the run ends.
 func lock(c *Cluster) []Batch {
 	return []Batch{each(c.Nodes, func(n *Node) []Step {
 		return []Step{n.On("take the lock", func(ctx context.Context, _ io.Writer) error {
-			release, err := n.Host.Lock(ctx, node.LockRequest{
-				Owner:       fmt.Sprintf("keg, working on cluster %q", c.Name),
-				WaitSeconds: int(lockWait / time.Second),
-			})
+			release, err := n.Host.Lock(ctx, c.lockRequest(lockWait))
+			for errors.Is(err, &node.Error{Kind: node.KindForgotten}) {
+				if n.Host, err = c.Agent(ctx, n.Runner); err == nil {
+					release, err = n.Host.Lock(ctx, c.lockRequest(lockWait))
+				}
+			}
 			if err != nil {
 				return err
 			}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/clusterimage/keg/runtime"
+	"github.com/clusterimage/keg/runtime/node"
 )
 
 var wantRan = []string{"init", "kubectl apply -f 'web.yaml'", "one", "two"}
@@ -174,6 +175,31 @@ func TestDecideJoin(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestBusy: where one host is not to be had, the others keep nothing of keg.
+func TestBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, "10.0.0.1", "10.0.0.2")
+		busy := s.machines["10.0.0.2"].host
+		release, err := busy.Lock(t.Context(), node.LockRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := s.cluster(t.TempDir(), "10.0.0.1", "10.0.0.2")
+		if err := runtime.Run(t.Context(), c, runtime.RunPhases()); !errors.Is(err, &node.Error{Kind: node.KindBusy}) {
+			t.Fatalf("error %v", err)
+		}
+		if err := release(); err != nil {
+			t.Error(err)
+		}
+		for ip, want := range map[string]bool{"10.0.0.1": true, "10.0.0.2": false} {
+			h := s.machines[ip].host
+			if got := slices.Contains(h.Calls(), "forget"); got != want || h.Locked() {
+				t.Errorf("%s: forgotten %t, locked %t: %v", ip, got, h.Locked(), h.Calls())
+			}
+		}
+	})
 }
 
 func TestReset(t *testing.T) {

@@ -13,6 +13,9 @@ const (
 	KindRequest Kind = "bad-request"
 	// KindBusy is a host on which somebody else works. Text says who.
 	KindBusy Kind = "busy"
+	// KindForgotten is a host that keg-node was removed from while its lock was waited for: send it
+	// again.
+	KindForgotten Kind = "forgotten"
 	// KindForeign is a host that belongs to another cluster, named in Cluster.
 	KindForeign Kind = "foreign-cluster"
 	// KindState is a state file that cannot be read.

@@ -206,10 +206,14 @@ func (c *Client) Ensure(ctx context.Context, binary func(goarch string) (Binary,
 		return fmt.Errorf("sending keg-node: %w", err)
 	}
 	defer content.Close()
-	if _, err := remote.PutFile(ctx, c.Runner, node.Binary, 0o700, content, b.Digest); err != nil {
+	changed, err := remote.PutFile(ctx, c.Runner, node.Binary, 0o700, content, b.Digest)
+	if err != nil {
 		return fmt.Errorf("sending keg-node: %w", err)
 	}
 	if _, err := remote.Output(ctx, c.Runner, node.Binary, "--version"); err != nil {
+		if changed { // a program that cannot start cannot remove itself
+			_, _ = remote.Output(ctx, c.Runner, "sh", "-c", `rm -f "$1"; rmdir "${1%/*}"`, "sh", node.Binary)
+		}
 		return fmt.Errorf("starting keg-node, which lies in %s (is that mounted noexec?): %w", node.Dir, err)
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,7 +18,8 @@ import (
 )
 
 // Lock takes the lock of the host, says so on out, and holds it until in ends, or is silent for
-// node.LockSilence, or ctx ends. Where somebody else holds it, the error is of KindBusy and says who.
+// node.LockSilence, or ctx ends. Where somebody else holds it, the error is of KindBusy and says who; where that one removed keg-node at the
+// end, it is of KindForgotten.
 func (h *Host) Lock(ctx context.Context, in io.Reader, out io.Writer) error {
 	lines := bufio.NewReader(io.LimitReader(in, 64<<10))
 	line, err := lines.ReadBytes('\n')
@@ -95,9 +97,20 @@ func (h *Host) tryLock(ctx context.Context, wait time.Duration) (func(), error) 
 	busy := errors.New("held by somebody else")
 	waiting, cancel := context.WithTimeoutCause(ctx, wait, busy)
 	defer cancel()
-	release, err := lockfile.Acquire(waiting, h.path(node.LockFile), lockfile.Exclusive, nil)
-	if err == nil || !errors.Is(err, busy) {
-		return release, err
+	f, err := os.OpenFile(h.path(node.LockFile), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("locking: %w", err)
+	}
+	release := func() { _ = f.Close() }
+	if err = lockfile.Lock(waiting, f, lockfile.Exclusive, nil); err == nil {
+		err = h.stillThere(f)
+	}
+	if err == nil {
+		return release, nil
+	}
+	release()
+	if !errors.Is(err, busy) {
+		return nil, err
 	}
 	var who holder
 	data, _ := os.ReadFile(h.path(node.LockFile))
@@ -107,4 +120,21 @@ func (h *Host) tryLock(ctx context.Context, wait time.Duration) (func(), error) 
 	e := node.Errorf(node.KindBusy, "%s is at work on this host since %s", who.Owner, who.Since.Format(time.RFC3339))
 	e.Path = node.LockFile
 	return nil, e
+}
+
+// stillThere makes sure that a lock is that of LockFile, which whoever held it before may have removed,
+// and keg-node with it.
+func (h *Host) stillThere(f *os.File) error {
+	ours, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("locking: %w", err)
+	}
+	now, err := os.Stat(h.path(node.LockFile))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(ours, now) {
+		return node.Errorf(node.KindForgotten, "another keg has taken keg-node off this host meanwhile")
+	}
+	if err != nil {
+		return fmt.Errorf("locking: %w", err)
+	}
+	return nil
 }

@@ -45,3 +45,34 @@ func TestLockOfASilentOwner(t *testing.T) {
 		t.Errorf("the lock file says %q, %v", text, err)
 	}
 }
+
+// TestLockOfAForgottenHost: who waits for a lock must not think to hold it when the one before has removed
+// the file that others will lock.
+func TestLockOfAForgottenHost(t *testing.T) {
+	h, _ := newHost(t, nil)
+	synctest.Test(t, func(t *testing.T) {
+		in, owner := io.Pipe()
+		answers, out := io.Pipe()
+		ended := make(chan error, 2)
+		go func() { ended <- h.Lock(t.Context(), in, out) }()
+		_, _ = io.WriteString(owner, `{"owner": "ann"}`+"\n")
+		if line, err := bufio.NewReader(answers).ReadString('\n'); err != nil || line != node.Locked+"\n" {
+			t.Fatalf("it says %q, %v", line, err)
+		}
+		waiting := make(chan error, 1)
+		go func() {
+			waiting <- h.Lock(t.Context(), strings.NewReader(`{"owner": "bob", "waitSeconds": 15}`), io.Discard)
+		}()
+		time.Sleep(time.Second)
+		if err := h.Forget(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		_ = owner.Close()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if err := <-waiting; kind(err) != node.KindForgotten {
+			t.Errorf("error %v", err)
+		}
+	})
+}
