@@ -88,6 +88,15 @@ func TestRefusals(t *testing.T) {
 	b.fails(3, nil, withKey(), "disk", "free", "needed", "make room")
 	b.lab.Exec(t, host.Name, "sh", "-c", "umount /var/lib/keg-node && rmdir /var/lib/keg-node")
 
+	b.lab.Exec(t, host.Name, "sh", "-c", "mkdir /var/lib/keg-node && mount -t tmpfs -o size=4m tmpfs /var/lib/keg-node")
+	b.fails(1, nil, withKey(), host.Addr+": send keg-node", "No space left on device")
+	b.lab.Exec(t, host.Name, "mount", "-o", "remount,size=100m,noexec", "/var/lib/keg-node")
+	b.fails(1, nil, withKey(), host.Addr+": send keg-node", "noexec")
+	if left := b.lab.Exec(t, host.Name, "ls", "-A", "/var/lib/keg-node"); left != "" {
+		t.Errorf("left in /var/lib/keg-node: %s", left)
+	}
+	b.lab.Exec(t, host.Name, "sh", "-c", "umount /var/lib/keg-node && rmdir /var/lib/keg-node")
+
 	b.run("build", "-t", "sample:arm64", "--platform", "linux/arm64", b.arm64())
 	b.fails(3, nil, []string{"sample:arm64", "--name", "bad", "--masters", host.Addr, "--pk", b.lab.Key, "--known-hosts", known},
 		"it is linux/amd64, the image is for linux/arm64", "--platform linux/amd64")

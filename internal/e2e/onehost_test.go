@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -27,7 +28,9 @@ func TestSudo(t *testing.T) {
 	host, other := b.lab.Hosts[0], b.lab.Hosts[1]
 	login := []string{"--user", "ops", "--pk", b.lab.Key, "--host-key-policy", "accept-new", "--env", "KUBE_DNS=disabled", "--env", "KUBE_PROXY=disabled"}
 	args := append([]string{"--name", "e2e", "--masters", host.Addr}, login...)
-	b.run(append([]string{"run", file}, args...)...)
+	args = append([]string{"run", file}, args...)
+	b.stop(stop{"make the control plane", 3 * time.Second, syscall.SIGINT}, args...)
+	b.run(args...)
 	b.kubectl("wait", "--for=condition=Ready", "--timeout=60s", "pod/web")
 
 	for _, tc := range []struct {
@@ -38,7 +41,7 @@ func TestSudo(t *testing.T) {
 		{append([]string{appName, "--name", "another", "--masters", other.Addr, "--nodes", host.Addr}, login...), `belongs to cluster "e2e"`},
 		{append([]string{appName, "--name", "e2e", "--masters", other.Addr}, login...), "choose another --name"},
 		{append([]string{appName, "--name", "e2e", "--masters", other.Addr, "--nodes", host.Addr}, login...), "choose another --name"},
-		{append([]string{b.otherImage()}, args...), "run that image"},
+		{append([]string{b.otherImage()}, args[2:]...), "run that image"},
 	} {
 		if _, stderr := b.code(3, append([]string{"run"}, tc.args...)...); !strings.Contains(stderr, tc.text) {
 			t.Errorf("keg run %s does not say %q:\n%s", strings.Join(tc.args, " "), tc.text, stderr)
@@ -51,7 +54,7 @@ func TestSudo(t *testing.T) {
 		t.Fatal(err)
 	}
 	uid := b.kubectl("get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}")
-	b.run(append([]string{"run", file}, args...)...)
+	b.run(args...)
 	if again := b.kubectl("get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}"); again != uid {
 		t.Error("a run from another machine made another cluster")
 	}
@@ -122,14 +125,24 @@ func TestLocal(t *testing.T) {
 	host := b.lab.Hosts[0]
 	const dir = "/srv/operator"
 	b.send(host.Addr, dir, b.keg, file)
+	shell := func(script string, args ...string) string {
+		t.Helper()
+		return b.lab.Exec(t, host.Name, append([]string{"env", "-i", "HOME=" + dir, "KEG_ROOT=" + dir + "/store", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "sh", "-c", script, "sh"}, args...)...)
+	}
 	keg := func(args ...string) string {
 		t.Helper()
 		began := time.Now()
-		out := b.lab.Exec(t, host.Name, append([]string{"env", "-i", "HOME=" + dir, "KEG_ROOT=" + dir + "/store", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "sh", "-c", `cd "$HOME" && exec ./keg "$@" 2>&1`, "sh"}, args...)...)
+		out := shell(`cd "$HOME" && exec ./keg "$@" 2>&1`, args...)
 		t.Logf("keg %s (%.1fs)\n%s", strings.Join(args, " "), time.Since(began).Seconds(), out)
 		return out
 	}
-	args := []string{"run", filepath.Base(file), "--env", "KUBE_DNS=disabled", "--env", "KUBE_PROXY=disabled"}
+	script := `cd "$HOME" && timeout --preserve-status -s INT 8 ./keg run "$@" 2>&1; echo "code $?"`
+	run := []string{filepath.Base(file), "--env", "KUBE_DNS=disabled", "--env", "KUBE_PROXY=disabled"}
+	if out := shell(script, run...); !strings.HasSuffix(out, "code 130\n") {
+		t.Errorf("keg run after Ctrl-C: %s", out)
+	}
+	b.left()
+	args := append([]string{"run"}, run...)
 	keg(args...)
 	phase := b.lab.Exec(t, host.Name, "kubectl", "--kubeconfig", dir+"/.kube/keg-default.config", "get", "pod", "web", "-o", "jsonpath={.status.phase}")
 	if phase != "Running" {

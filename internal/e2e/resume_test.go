@@ -132,7 +132,8 @@ func (b *bench) watch(stderr io.Reader, phase string, reached func()) (text stri
 func (b *bench) left() {
 	b.Helper()
 	const script = `
-flock -n /run/lock/keg-node.lock true || echo "the lock is held"
+lock=/run/lock/keg-node.lock
+[ ! -e $lock ] || flock -n $lock true || echo "the lock is held"
 for p in /proc/[0-9]*; do
   cmd=$(tr '\0' ' ' 2>/dev/null <$p/cmdline)
   case $cmd in
