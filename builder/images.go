@@ -3,7 +3,6 @@ package builder
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/clusterimage/keg/basefs"
+	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/clusterimage"
 )
 
@@ -149,15 +149,11 @@ func (b *Builder) refs(ctx context.Context, list []clusterimage.Embedded) ([]oci
 		if err != nil {
 			return nil, fmt.Errorf("writing refs: %w", err)
 		}
-		var head struct {
-			MediaType string `json:"mediaType"`
-		}
-		if err := json.Unmarshal(data, &head); err != nil {
+		mediaType, err := imagestore.DocumentType(data, "")
+		if err != nil {
 			return nil, fmt.Errorf("writing refs: index %s: %w", d, err)
 		}
-		m.Layers = append(m.Layers, ocispec.Descriptor{
-			MediaType: cmp.Or(head.MediaType, ocispec.MediaTypeImageIndex), Digest: d, Size: int64(len(data)),
-		})
+		m.Layers = append(m.Layers, ocispec.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(data))})
 	}
 	desc, err := b.Store.PutJSON(ctx, ocispec.MediaTypeImageManifest, m)
 	if err != nil {

@@ -109,8 +109,8 @@ func (t distributionTree) document(d digest.Digest) (ocispec.Descriptor, error) 
 		return ocispec.Descriptor{}, err
 	}
 	desc := ocispec.Descriptor{Digest: d, Size: int64(len(data))}
-	if desc.MediaType, err = sniff(data); err != nil {
-		return desc, fmt.Errorf("manifest %s: %w", d, err)
+	if desc.MediaType, err = imagestore.DocumentType(data, ""); err != nil {
+		return desc, fmt.Errorf("manifest %s: %w: %w", d, ErrFormat, err)
 	}
 	return desc, nil
 }
@@ -129,27 +129,4 @@ func (t distributionTree) coverChildren(covered map[string]bool, repository stri
 		covered[repository+"@"+m.Digest.String()] = true
 	}
 	return nil
-}
-
-// sniff finds the media type of a document that says it itself, or whose fields do.
-func sniff(data []byte) (string, error) {
-	var doc struct {
-		SchemaVersion int             `json:"schemaVersion"`
-		MediaType     string          `json:"mediaType"`
-		Manifests     json.RawMessage `json:"manifests"`
-		Layers        json.RawMessage `json:"layers"`
-	}
-	if err := json.Unmarshal(data, &doc); err != nil {
-		return "", fmt.Errorf("%w: %w", ErrFormat, err)
-	}
-	switch {
-	case imagestore.IsIndex(doc.MediaType) || imagestore.IsManifest(doc.MediaType):
-		return doc.MediaType, nil
-	case doc.MediaType != "" || doc.SchemaVersion != 2:
-		return "", fmt.Errorf("schema version %d, media type %.200q are not supported: %w", doc.SchemaVersion, doc.MediaType, ErrFormat)
-	case doc.Manifests != nil:
-		return ocispec.MediaTypeImageIndex, nil
-	default:
-		return ocispec.MediaTypeImageManifest, nil
-	}
 }

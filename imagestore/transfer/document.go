@@ -2,9 +2,7 @@ package transfer
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"mime"
 	"net/http"
 	"strings"
 
@@ -13,12 +11,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/clusterimage/keg/imagestore"
-)
-
-// Media types of manifests that are refused.
-const (
-	schema1       = "application/vnd.docker.distribution.manifest.v1+json"
-	schema1Signed = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 )
 
 // maxManifest bounds manifests and indexes. Registries commonly take 4 MiB.
@@ -116,36 +108,13 @@ func (c *Client) manifest(ctx context.Context, repo name.Repository, id string) 
 	return ocispec.Descriptor{MediaType: mediaType, Digest: got, Size: int64(len(data))}, data, nil
 }
 
-// documentType finds out what a document is: by what it says itself, by what the registry says, by its
-// shape.
-func documentType(data []byte, contentType string) (string, error) {
-	var doc struct {
-		SchemaVersion int              `json:"schemaVersion"`
-		MediaType     string           `json:"mediaType"`
-		Manifests     *json.RawMessage `json:"manifests"`
-		Config        *json.RawMessage `json:"config"`
+// documentType is imagestore.DocumentType, whose errors are here about an image that we cannot carry.
+func documentType(data []byte, said string) (string, error) {
+	t, err := imagestore.DocumentType(data, said)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
-	if err := json.Unmarshal(data, &doc); err != nil {
-		return "", fmt.Errorf("%w: the manifest is not JSON: %w", ErrUnsupported, err)
-	}
-	header, _, _ := mime.ParseMediaType(contentType)
-	if doc.SchemaVersion == 1 || header == schema1 || header == schema1Signed {
-		return "", fmt.Errorf("%w: a manifest of schema 1, the format of before 2016, whose content cannot be verified", ErrUnsupported)
-	}
-	for _, t := range []string{doc.MediaType, header} {
-		if imagestore.IsIndex(t) && doc.Manifests != nil || imagestore.IsManifest(t) && doc.Config != nil {
-			return t, nil
-		}
-	}
-	switch {
-	case doc.MediaType != "" && !imagestore.IsIndex(doc.MediaType) && !imagestore.IsManifest(doc.MediaType):
-		return "", fmt.Errorf("%w: a document of type %q is neither an image nor an index", ErrUnsupported, printable(doc.MediaType))
-	case doc.Manifests != nil && doc.Config == nil:
-		return ocispec.MediaTypeImageIndex, nil
-	case doc.Config != nil && doc.Manifests == nil:
-		return ocispec.MediaTypeImageManifest, nil
-	}
-	return "", fmt.Errorf("%w: the document is neither an image nor an index", ErrUnsupported)
+	return t, nil
 }
 
 // checkDescriptor refuses what the store could not hold; documents come from anywhere.

@@ -354,7 +354,7 @@ func TestFailuresThatStay(t *testing.T) {
 		{"blob missing", answer(isBlobGet, func(w http.ResponseWriter) { w.WriteHeader(404) }), ErrNotFound, "404"},
 		{"blob with 500 for ever", answer(isBlobGet, func(w http.ResponseWriter) { w.WriteHeader(500) }), nil, "500"},
 		{"manifest of schema 1", answer(manifests, func(w http.ResponseWriter) {
-			w.Header().Set("Content-Type", schema1Signed)
+			w.Header().Set("Content-Type", imagestore.MediaTypeDockerSchema1Signed)
 			_, _ = io.WriteString(w, `{"schemaVersion":1,"name":"old"}`)
 		}), nil, ""},
 		{"other manifest", answer(manifests, func(w http.ResponseWriter) {
@@ -402,7 +402,7 @@ func TestSchema1(t *testing.T) {
 		if !strings.Contains(r.URL.Path, "/manifests/") {
 			return false
 		}
-		w.Header().Set("Content-Type", schema1Signed)
+		w.Header().Set("Content-Type", imagestore.MediaTypeDockerSchema1Signed)
 		_, _ = io.WriteString(w, `{"schemaVersion":1,"name":"old","fsLayers":[]}`)
 		return true
 	}))

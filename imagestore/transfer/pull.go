@@ -224,7 +224,7 @@ func (p *puller) blob(ctx context.Context, d ocispec.Descriptor) error {
 }
 
 func refuseSchema1(d ocispec.Descriptor) error {
-	if d.MediaType == schema1 || d.MediaType == schema1Signed {
+	if d.MediaType == imagestore.MediaTypeDockerSchema1 || d.MediaType == imagestore.MediaTypeDockerSchema1Signed {
 		return fmt.Errorf("%w: manifest %s is of schema 1, the format of before 2016, whose content cannot be verified", ErrUnsupported, d.Digest)
 	}
 	return nil
