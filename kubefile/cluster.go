@@ -264,7 +264,7 @@ func (c *clause) cmds() (Instruction, *Error) {
 		return nil, c.errorf(c.nameOff(), fmt.Sprintf(`write instead: %s ["COMMAND", ...]`, c.name), "%s has no command", c.name)
 	}
 	if !isJSON(c.args) {
-		return c.text1()
+		return c.wholeLine()
 	}
 	list, e := c.commands(c.args, c.off)
 	if e != nil {
@@ -279,7 +279,7 @@ func (c *clause) cmd() (Instruction, *Error) {
 		return nil, c.errorf(c.nameOff(), "write instead: CMD COMMAND", "CMD has no command")
 	}
 	if !isJSON(c.args) {
-		return c.text1()
+		return c.wholeLine()
 	}
 	list, e := c.array(c.args, c.off)
 	if e != nil {
@@ -297,8 +297,8 @@ func (c *clause) cmd() (Instruction, *Error) {
 	return &Cmds{at: c.at(), Cmds: []string{strings.Join(list, " ")}}, nil
 }
 
-// text1 is the whole line as one command.
-func (c *clause) text1() (Instruction, *Error) {
+// wholeLine is the whole line as one command.
+func (c *clause) wholeLine() (Instruction, *Error) {
 	if hasHeredoc(c.args) {
 		return nil, c.heredoc(c.off)
 	}

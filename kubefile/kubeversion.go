@@ -6,13 +6,17 @@ import (
 	"github.com/Masterminds/semver/v3"
 )
 
+const (
+	rangeExample = "KUBEVERSION >=1.30, <1.38"
+	rangeHint    = "write instead: " + rangeExample
+)
+
 // kubeVersion reads KUBEVERSION range.
 func (c *clause) kubeVersion() (Instruction, *Error) {
-	const hint = "write instead: KUBEVERSION >=1.30, <1.38"
 	if c.args == "" {
-		return nil, c.errorf(c.nameOff(), hint, "KUBEVERSION has no range")
+		return nil, c.errorf(c.nameOff(), rangeHint, "KUBEVERSION has no range")
 	}
-	if e := c.noArray("KUBEVERSION >=1.30, <1.38"); e != nil {
+	if e := c.noArray(rangeExample); e != nil {
 		return nil, e
 	}
 	if _, e := c.words(); e != nil {
@@ -29,12 +33,11 @@ func (c *clause) kubeVersion() (Instruction, *Error) {
 }
 
 func (k *KubeVersion) check(text string) *Error {
-	const hint = "write instead: KUBEVERSION >=1.30, <1.38"
 	if text == "" {
-		return k.line.errorf(k.word.off, hint, "KUBEVERSION has no range")
+		return k.line.errorf(k.word.off, rangeHint, "KUBEVERSION has no range")
 	}
 	if _, err := semver.NewConstraint(text); err != nil {
-		return k.line.errorf(k.word.off, hint, "KUBEVERSION: %q is not a range of versions", clip(text))
+		return k.line.errorf(k.word.off, rangeHint, "KUBEVERSION: %q is not a range of versions", clip(text))
 	}
 	return nil
 }
