@@ -254,7 +254,7 @@ func (a *assembly) readLayer(ctx context.Context, desc ocispec.Descriptor) error
 	}
 	for _, whiteouts := range []bool{true, false} { // they are about lower layers, wherever they stand
 		for _, p := range list.Paths {
-			if strings.HasPrefix(path.Base(p.Name), whiteoutPrefix) == whiteouts {
+			if strings.HasPrefix(path.Base(p.Name), pack.WhiteoutPrefix) == whiteouts {
 				a.tree.apply(p.Name, p.attr)
 			}
 		}

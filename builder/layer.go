@@ -34,7 +34,7 @@ func newLayer(tree *node) *layer {
 // add puts an entry, whose name is final: no link of the tree on it is followed. What is missing of
 // the directories above it is made with mode 0755 for o.
 func (l *layer) add(e *pack.Entry, o owner) error {
-	if slices.ContainsFunc(split(e.Name), func(s string) bool { return strings.HasPrefix(s, whiteoutPrefix) }) {
+	if slices.ContainsFunc(split(e.Name), func(s string) bool { return strings.HasPrefix(s, pack.WhiteoutPrefix) }) {
 		return fmt.Errorf("/%s: %w", e.Name, ErrWhiteout)
 	}
 	if err := l.parents(e.Name, o); err != nil {
@@ -100,7 +100,7 @@ func (l *layer) mkdir(name string, o owner) error {
 // opaque hides what lower layers have in a directory.
 func (l *layer) opaque(dir string) {
 	l.tree.remove(dir)
-	name := path.Join(dir, whiteoutOpaque)
+	name := path.Join(dir, pack.WhiteoutOpaque)
 	l.entries[name] = &pack.Entry{Name: name, Type: tar.TypeReg, Whiteout: true}
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"path"
 	"strings"
+
+	"github.com/clusterimage/keg/builder/pack"
 )
 
 // node is one path of the rootfs under construction: what an instruction must know of what is there
@@ -75,22 +77,16 @@ func (t *node) remove(name string) {
 	}
 }
 
-// The names by which a layer takes away what lower layers have (image-spec, layer.md, whiteouts).
-const (
-	whiteoutPrefix = ".wh."
-	whiteoutOpaque = ".wh..wh..opq"
-)
-
 // apply does to the tree what unpacking one entry of a lower layer does.
 func (t *node) apply(name string, a attr) {
 	dir, base := path.Split(name)
 	switch {
-	case base == whiteoutOpaque:
+	case base == pack.WhiteoutOpaque:
 		if n := t.get(strings.TrimSuffix(dir, "/")); n != nil {
 			n.children = nil
 		}
-	case strings.HasPrefix(base, whiteoutPrefix):
-		t.remove(dir + strings.TrimPrefix(base, whiteoutPrefix))
+	case strings.HasPrefix(base, pack.WhiteoutPrefix):
+		t.remove(dir + strings.TrimPrefix(base, pack.WhiteoutPrefix))
 	default:
 		t.set(name, a)
 	}

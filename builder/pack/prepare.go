@@ -28,8 +28,13 @@ var (
 	ErrChanged = errors.New("file changed while it was read")
 )
 
-// whiteout is the prefix with which a layer says that a name is gone (image-spec layer.md).
-const whiteout = ".wh."
+// The names by which a layer takes away what lower layers have (image-spec, layer.md, whiteouts).
+const (
+	// WhiteoutPrefix stands before a name that is gone.
+	WhiteoutPrefix = ".wh."
+	// WhiteoutOpaque in a directory says that all that lower layers have in it is gone.
+	WhiteoutOpaque = ".wh..wh..opq"
+)
 
 // prepare checks the entries and puts a copy into the order of the tar: by name, so that parents come
 // before children, missing parents added, and a hard link after its target.
@@ -114,7 +119,7 @@ func check(e *Entry) error {
 		return ErrName
 	}
 	for part := range strings.SplitSeq(e.Name, "/") {
-		if strings.HasPrefix(part, whiteout) && !(e.Whiteout && e.Size == 0 && part == path.Base(e.Name)) {
+		if strings.HasPrefix(part, WhiteoutPrefix) && !(e.Whiteout && e.Size == 0 && part == path.Base(e.Name)) {
 			return fmt.Errorf("%q would delete files of lower layers: %w", part, ErrName)
 		}
 	}
