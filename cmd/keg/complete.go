@@ -5,7 +5,10 @@ import (
 	"path/filepath"
 	"strings"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
+
+	"github.com/clusterimage/keg/imagestore"
 )
 
 // completeImages offers the names in the store; more than max of them are not asked for.
@@ -14,7 +17,11 @@ func (a *app) completeImages(limit int) cobra.CompletionFunc {
 		if limit > 0 && len(args) >= limit {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		s, err := a.store()
+		dir, err := a.dataDir()
+		if err != nil || !exists(filepath.Join(dir, ocispec.ImageLayoutFile)) { // a key pressed makes no store
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		s, err := imagestore.Open(dir)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveError
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -73,6 +74,7 @@ func hint(err error) string {
 		registry    *transfer.RegistryError
 		missing     *imagestore.MissingError
 		unknown     *runtime.UnknownRuntimeError
+		certificate *tls.CertificateVerificationError
 		platform    *transfer.PlatformError
 		hostKey     *remote.HostKeyError
 		auth        *remote.AuthError
@@ -106,12 +108,16 @@ func hint(err error) string {
 		return fmt.Sprintf("keg login %s, or ask for access to the repository", registry.Registry)
 	case errors.Is(err, transfer.ErrUnauthorized):
 		return "keg login REGISTRY, or ask for access to the repository"
+	case errors.As(err, &certificate):
+		return "put the certificate of the registry's CA into /etc/docker/certs.d/HOST:PORT/ca.crt, or trust it on this machine; --insecure HOST:PORT does without"
 	case errors.Is(err, transfer.ErrPlainHTTP):
 		return "if the registry is meant to speak plain HTTP, name it: --insecure HOST:PORT"
 	case errors.As(err, &platform):
 		return "build for a platform that the image has, or name another image"
 	case errors.Is(err, transfer.ErrUnreachable):
 		return "check the name of the registry and the network; --insecure HOST:PORT allows plain HTTP"
+	case errors.Is(err, imagestore.ErrDigest) && errors.As(err, &registry), errors.As(err, &registry) && registry.Code == "BLOB_UNKNOWN":
+		return "the registry's copy of the image is damaged: push it there again"
 	case errors.Is(err, transfer.ErrNotFound):
 		return "check the name and the tag"
 	case errors.Is(err, archive.ErrNoName):

@@ -200,6 +200,7 @@ func (a *app) client(show *display) *transfer.Client {
 		Proxy:     http.ProxyFromEnvironment,
 		Keychain:  lazyKeychain(sync.OnceValues(a.keychain)),
 		Insecure:  a.insecure,
+		CertDir:   "/etc/docker/certs.d",
 		UserAgent: "keg/" + version,
 		Progress:  show.event,
 		Offline:   a.offline,

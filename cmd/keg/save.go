@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/archive"
 	"github.com/clusterimage/keg/internal/lockfile"
+	"github.com/clusterimage/keg/internal/progress"
 )
 
 func newSaveCommand(a *app) *cobra.Command {
@@ -42,33 +44,98 @@ skopeo, podman and keg load read. The same images give the same bytes.`,
 				}
 				images = append(images, t)
 			}
-			if file == "" || file == "-" {
-				if f, ok := a.stdout.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-					return usageErrorf("an image is not for a terminal: give -o FILE, or redirect")
-				}
-				w := bufio.NewWriterSize(a.stdout, 1<<20)
-				if err := archive.Save(c.Context(), w, s, images); err != nil {
+			toStdout := file == "" || file == "-"
+			if f, ok := a.stdout.(*os.File); toStdout && ok && term.IsTerminal(int(f.Fd())) {
+				return usageErrorf("an image is not for a terminal: give -o FILE, or redirect")
+			}
+			show, err := a.display()
+			if err != nil {
+				return err
+			}
+			defer show.close()
+			written := &writtenBytes{emit: show.event}
+			for _, t := range images {
+				i, err := s.Inspect(c.Context(), t)
+				if err != nil {
 					return err
 				}
-				if err := w.Flush(); err != nil {
-					return fmt.Errorf("writing archive: %w", err)
-				}
-				return nil
+				written.total += i.Size
 			}
-			return saveFile(c.Context(), s, file, images)
+			shown := func(w io.Writer) io.Writer {
+				written.w = w
+				return written
+			}
+			if toStdout {
+				err = saveStdout(c.Context(), s, a.stdout, images, shown)
+			} else {
+				err = saveFile(c.Context(), s, file, images, shown)
+			}
+			written.end(err)
+			return err
 		},
 	}
 	c.Flags().StringVarP(&file, "output", "o", "", "the file to write (default standard output)")
 	return c
 }
 
+func saveStdout(ctx context.Context, s *imagestore.Store, stdout io.Writer, images []imagestore.Tagged, shown func(io.Writer) io.Writer) error {
+	w := bufio.NewWriterSize(stdout, 1<<20)
+	if err := archive.Save(ctx, shown(w), s, images); err != nil {
+		return err
+	}
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("writing archive: %w", err)
+	}
+	return nil
+}
+
+// writtenBytes tells how much was written, about every megabyte. The total is what the images take: little
+// less than the archive, and more where they share blobs.
+type writtenBytes struct {
+	w                  io.Writer
+	emit               progress.Func
+	done, shown, total int64
+}
+
+// Write implements io.Writer.
+func (b *writtenBytes) Write(p []byte) (int, error) {
+	n, err := b.w.Write(p)
+	b.count(int64(n))
+	return n, err
+}
+
+// ReadFrom implements io.ReaderFrom: files copy from each other faster than by Write.
+func (b *writtenBytes) ReadFrom(r io.Reader) (int64, error) {
+	n, err := io.Copy(b.w, r)
+	b.count(n)
+	return n, err
+}
+
+func (b *writtenBytes) count(n int64) {
+	b.done += n
+	if b.done-b.shown >= 1<<20 {
+		b.shown = b.done
+		b.emit.Emit(b.event())
+	}
+}
+
+func (b *writtenBytes) event() progress.Event {
+	return progress.Event{ID: "save", Name: "writing archive", Done: b.done, Total: max(b.total, b.done)}
+}
+
+func (b *writtenBytes) end(err error) {
+	e := b.event()
+	e.Err, e.End = err, true
+	b.emit.Emit(e)
+}
+
 // saveFile leaves either a whole file or none. What is no regular file (/dev/stdout, a pipe) is written to
 // as it is.
-func saveFile(ctx context.Context, s *imagestore.Store, file string, images []imagestore.Tagged) error {
+func saveFile(ctx context.Context, s *imagestore.Store, file string, images []imagestore.Tagged, shown func(io.Writer) io.Writer) error {
 	fi, err := os.Stat(file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return saveWhole(ctx, s, file, images)
+		return saveWhole(ctx, s, file, images, shown)
 	case err != nil:
 		return fmt.Errorf("writing archive: %w", err)
 	case fi.IsDir():
@@ -77,13 +144,13 @@ func saveFile(ctx context.Context, s *imagestore.Store, file string, images []im
 		if file, err = filepath.EvalSymlinks(file); err != nil { // a link stays one
 			return fmt.Errorf("writing archive: %w", err)
 		}
-		return saveWhole(ctx, s, file, images)
+		return saveWhole(ctx, s, file, images, shown)
 	}
 	f, err := os.OpenFile(file, os.O_WRONLY, 0)
 	if err != nil {
 		return fmt.Errorf("writing archive: %w", err)
 	}
-	if err := archive.Save(ctx, f, s, images); err != nil {
+	if err := archive.Save(ctx, shown(f), s, images); err != nil {
 		return errors.Join(err, f.Close())
 	}
 	if err := f.Close(); err != nil {
@@ -97,7 +164,7 @@ var errSaving = errors.New("another keg is writing this file")
 
 // saveWhole writes beside the file and renames. The part has one name, and a lock, so that a save after
 // one that was killed takes its place and no remains pile up.
-func saveWhole(ctx context.Context, s *imagestore.Store, file string, images []imagestore.Tagged) error {
+func saveWhole(ctx context.Context, s *imagestore.Store, file string, images []imagestore.Tagged, shown func(io.Writer) io.Writer) error {
 	fail := func(err error) error { return fmt.Errorf("writing archive %s: %w", file, err) }
 	part := filepath.Join(filepath.Dir(file), "."+filepath.Base(file)+".part")
 	f, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o666) // less the umask
@@ -121,7 +188,7 @@ func saveWhole(ctx context.Context, s *imagestore.Store, file string, images []i
 	if err := f.Truncate(0); err != nil {
 		return fail(err)
 	}
-	if err := archive.Save(ctx, f, s, images); err != nil {
+	if err := archive.Save(ctx, shown(f), s, images); err != nil {
 		return fail(err)
 	}
 	if err := f.Sync(); err != nil {

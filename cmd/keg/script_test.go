@@ -3,11 +3,15 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
+	"log"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/registry"
@@ -44,14 +48,56 @@ func TestScripts(t *testing.T) {
 }
 
 // startRegistry starts an in-memory registry on the loopback address and puts its address into the
-// variable named: registry REG.
+// variable named: registry REG; registry REG tls has a certificate that nobody knows, registry REG private
+// lets bob in with the password secret, registry REG damaged changes the last byte of every blob.
 func startRegistry(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: registry VARIABLE")
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: registry VARIABLE [tls|private|damaged]")
 	}
-	server := httptest.NewServer(registry.New())
+	handler := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	start := httptest.NewServer
+	if len(args) == 2 {
+		switch args[1] {
+		case "tls":
+			start = httptest.NewTLSServer
+		case "private":
+			handler = private(handler)
+		case "damaged":
+			handler = damaged(handler)
+		default:
+			ts.Fatalf("registry: unknown kind %s", args[1])
+		}
+	}
+	server := start(handler)
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	ts.Defer(server.Close)
 	ts.Setenv(args[0], server.Listener.Addr().String())
+}
+
+func private(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "bob" || password != "secret" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
+			http.Error(w, "who are you?", http.StatusUnauthorized)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func damaged(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/blobs/") {
+			next.ServeHTTP(w, r)
+			return
+		}
+		answer := httptest.NewRecorder()
+		next.ServeHTTP(answer, r)
+		body := answer.Body.Bytes()
+		body[len(body)-1] ^= 1
+		w.WriteHeader(answer.Code)
+		_, _ = w.Write(body) // the client may be gone
+	})
 }
 
 // wantCode runs a program that must exit with a code: code 2 keg images -o xml.
