@@ -171,8 +171,9 @@ type ttyDisplay struct {
 
 type ttyBar struct {
 	*mpb.Bar
-	began time.Time
-	took  atomic.Int64 // a time.Duration, set when the work ends; it is drawn later
+	began  time.Time
+	counts bool         // it was made with a total
+	took   atomic.Int64 // a time.Duration, set when the work ends; it is drawn later
 }
 
 func newTTYDisplay(w io.Writer) *ttyDisplay {
@@ -189,6 +190,10 @@ func (t *ttyDisplay) event(e progress.Event) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	bar := t.bars[e.ID]
+	if bar != nil && e.Total > 0 && !bar.counts { // its size has become known: a bar replaces the spinner
+		bar.Abort(true)
+		bar = nil
+	}
 	if bar == nil {
 		bar = t.add(e)
 		t.bars[e.ID] = bar
@@ -215,7 +220,7 @@ func (t *ttyDisplay) event(e progress.Event) {
 }
 
 func (t *ttyDisplay) add(e progress.Event) *ttyBar {
-	b := &ttyBar{began: time.Now()}
+	b := &ttyBar{began: time.Now(), counts: e.Total > 0}
 	name := decor.Name(shorten(e.Name, t.wide), decor.WC{C: decor.DindentRight | decor.DextraSpace})
 	elapsed := decor.OnAbort(decor.OnComplete(decor.Elapsed(decor.ET_STYLE_GO, decor.WC{}), ""), "failed")
 	finished := decor.OnCompleteMeta(decor.Any(func(s decor.Statistics) string {
