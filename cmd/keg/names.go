@@ -10,7 +10,7 @@ import (
 func parseName(s string) (name.Reference, error) {
 	ref, err := imagestore.ParseName(s)
 	if err != nil {
-		return nil, usageErrorf("%q is no image name: %s", s, err)
+		return nil, usageErrorf("%.300q is no image name: write [REGISTRY/]PATH[:TAG] in lower case, such as reg.example.com/shop:v1", s)
 	}
 	return ref, nil
 }

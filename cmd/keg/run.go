@@ -211,12 +211,23 @@ func (a *app) findImage(ctx context.Context, s *imagestore.Store, what string, s
 	if parseErr != nil {
 		return imagestore.Tagged{}, fmt.Errorf("%w; there is no such file either", err)
 	}
+	if looksLikeFile(what) { // a registry is not to be asked for a name that was mistyped
+		return imagestore.Tagged{}, fmt.Errorf("opening archive: there is no file %s, and no such image in the store", what)
+	}
 	client := a.client(show)
 	target, err := pullAndTag(ctx, s, client, ref, transfer.PullOptions{})
 	if err != nil {
 		return imagestore.Tagged{}, fmt.Errorf("%q is no file and not in the store: %w", what, err)
 	}
 	return imagestore.Tagged{Name: fullName(ref), Target: target}, nil
+}
+
+func looksLikeFile(s string) bool {
+	switch strings.ToLower(filepath.Ext(s)) {
+	case ".tar", ".tgz", ".gz", ".zst", ".bz2", ".xz", ".keg":
+		return true
+	}
+	return false
 }
 
 func writePlan(w io.Writer, p runtime.Plan) {

@@ -2,6 +2,8 @@ package main
 
 import (
 	"github.com/spf13/cobra"
+
+	"github.com/clusterimage/keg/imagestore"
 )
 
 func newTagCommand(a *app) *cobra.Command {
@@ -16,20 +18,23 @@ func newTagCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			t, err := s.Resolve(args[0])
-			if err != nil {
-				return err
-			}
-			for _, arg := range args[1:] {
+			var names []string
+			for _, arg := range args[1:] { // all are read before any is given
 				ref, err := parseTag(arg)
 				if err != nil {
 					return err
 				}
-				if err := s.Tag(c.Context(), ref, t.Target); err != nil {
-					return err
-				}
+				names = append(names, fullName(ref))
 			}
-			return nil
+			t, err := s.Resolve(args[0])
+			if err != nil {
+				return err
+			}
+			var list []imagestore.Tagged
+			for _, n := range names {
+				list = append(list, imagestore.Tagged{Name: n, Target: t.Target})
+			}
+			return s.TagAll(c.Context(), list...)
 		},
 	}
 }
