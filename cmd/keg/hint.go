@@ -122,8 +122,10 @@ func hint(err error) string {
 		return "check the name and the tag"
 	case errors.Is(err, archive.ErrNoName):
 		return "give it one: keg load --name NAME for an archive of one image; docker save and skopeo copy keep the name that the image was asked for by"
-	case errors.Is(err, archive.ErrFormat), errors.Is(err, imagestore.ErrDigest) && !errors.As(err, &registry):
+	case errors.Is(err, archive.ErrFormat):
 		return "if this was copied, compare sizes and checksums on both sides and copy it again"
+	case errors.Is(err, imagestore.ErrDigest) && !errors.As(err, &registry):
+		return "if it came in a file, copy that again; if it is in the store, remove the image (keg rmi) and pull or build it anew"
 	case errors.As(err, &missing):
 		return "parts of the image are missing where it came from: pull, save or copy it again"
 	case errors.As(err, &unknown) && unknown.Name == "":

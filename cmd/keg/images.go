@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -25,22 +26,20 @@ func newImagesCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			list, err := summaries(c.Context(), s)
-			if err != nil {
-				return err
-			}
+			list, unreadable := summaries(c.Context(), s)
 			if quiet {
 				for _, i := range list {
 					fmt.Fprintln(a.stdout, i.Digest)
 				}
-				return nil
+				return unreadable
 			}
-			return out.write(a.stdout, list, func(w io.Writer) {
+			err = out.write(a.stdout, list, func(w io.Writer) {
 				row(w, "NAME", "DIGEST", "TYPE", "RUNTIME", "VERSION", "IMAGES", "SIZE")
 				for _, i := range list {
 					row(w, i.Name, short(i.Digest.String()), i.Type, dash(i.Runtime), dash(i.KubeVersion), len(i.Images), size(i.Size))
 				}
 			})
+			return errors.Join(unreadable, err)
 		},
 	}
 	out.register(c)
@@ -48,20 +47,31 @@ func newImagesCommand(a *app) *cobra.Command {
 	return c
 }
 
+// summaries lists what can be read, and says what cannot: one damaged image does not hide the others.
 func summaries(ctx context.Context, s *imagestore.Store) ([]imagestore.Summary, error) {
+	list := []imagestore.Summary{} // "[]" rather than "null" in JSON
 	tags, err := s.Images()
 	if err != nil {
-		return nil, err
+		return list, err
 	}
-	list := []imagestore.Summary{} // "[]" rather than "null" in JSON
+	var unreadable []error
 	for _, t := range tags {
 		i, err := s.Inspect(ctx, t)
-		if err != nil {
-			return nil, err
+		switch {
+		case errors.Is(err, imagestore.ErrNotFound) && !named(s, t.Name):
+			continue // removed a moment ago
+		case err != nil:
+			unreadable = append(unreadable, err)
+		default:
+			list = append(list, i)
 		}
-		list = append(list, i)
 	}
-	return list, nil
+	return list, errors.Join(unreadable...)
+}
+
+func named(s *imagestore.Store, name string) bool {
+	_, err := s.Resolve(name)
+	return err == nil
 }
 
 // short is the beginning of a digest that people copy: 12 hex digits.
