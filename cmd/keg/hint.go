@@ -121,7 +121,7 @@ func hint(err error) string {
 	case errors.Is(err, transfer.ErrNotFound):
 		return "check the name and the tag"
 	case errors.Is(err, archive.ErrNoName):
-		return "give it one: keg load --name NAME for an archive of one image; docker save and skopeo copy keep the name that the image was asked for by"
+		return "give it one: keg load --name NAME for an archive of one image; or save it by name again (docker save NAME, skopeo copy ... oci-archive:FILE:NAME)"
 	case errors.Is(err, archive.ErrFormat):
 		return "if this was copied, compare sizes and checksums on both sides and copy it again"
 	case errors.Is(err, imagestore.ErrDigest) && !errors.As(err, &registry):
