@@ -66,7 +66,8 @@ func TestSudo(t *testing.T) {
 		if err != nil {
 			return fmt.Errorf("%w: %s", err, ip)
 		}
-		out, err := b.lab.TryExec(ctx, host.Name, "curl", "-sS", "--max-time", "3", "http://"+ip+":8080/")
+		// Not before there is a pod network: the packet would be taken for one that left.
+		out, err := b.lab.TryExec(ctx, host.Name, "curl", "--interface", "cni0", "-sS", "--max-time", "3", "http://"+ip+":8080/")
 		if err != nil || strings.TrimSpace(out) != "hello from web" {
 			return fmt.Errorf("%w: %s", err, out)
 		}
