@@ -72,12 +72,12 @@ given by --name.`,
 func (a *app) load(ctx context.Context, s *imagestore.Store, file, name string, show *display) ([]imagestore.Tagged, error) {
 	r := a.input(ctx)
 	if file != "" && file != "-" {
-		f, err := os.Open(file)
+		f, err := unlessDone(ctx, func() (*os.File, error) { return os.Open(file) }) // a pipe waits for its writer
 		if err != nil {
 			return nil, fmt.Errorf("opening archive: %w", err)
 		}
 		defer f.Close()
-		r = f
+		r = interruptible(ctx, f)
 	}
 	loaded, err := archive.Load(ctx, s, r, archive.Options{Progress: show.event, Name: name})
 	if err != nil {

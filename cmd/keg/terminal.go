@@ -59,13 +59,15 @@ func (a *app) askSecret(ctx context.Context, question string) (string, error) {
 }
 
 // input is standard input; reading it ends with ctx, also where nothing comes.
-func (a *app) input(ctx context.Context) io.Reader {
-	if f, ok := a.stdin.(*os.File); ok {
+func (a *app) input(ctx context.Context) io.Reader { return interruptible(ctx, a.stdin) }
+
+func interruptible(ctx context.Context, r io.Reader) io.Reader {
+	if f, ok := r.(*os.File); ok {
 		if fi, err := f.Stat(); err == nil && fi.Mode().IsRegular() {
 			return f // never waits, and its size is known
 		}
 	}
-	return &input{ctx: ctx, r: a.stdin, buf: make([]byte, 1<<16)}
+	return &input{ctx: ctx, r: r, buf: make([]byte, 1<<16)}
 }
 
 type input struct {
