@@ -60,8 +60,9 @@ func (c *Cluster) leave(ctx context.Context, n *Node) error {
 	return errors.Join(err, release())
 }
 
-// lockWait lets the connection of a keg that was just killed fall apart.
-const lockWait = 15 * time.Second
+// lockWait lets the connection of a keg that was just killed fall apart. One that has lost a host notices
+// after 45 seconds at the earliest, and node.LockSilence is over before this is.
+const lockWait = 35 * time.Second
 
 func (c *Cluster) lockRequest(wait time.Duration) node.LockRequest {
 	return node.LockRequest{Owner: fmt.Sprintf("keg, working on cluster %q", c.Name), WaitSeconds: int(wait / time.Second)}

@@ -99,7 +99,7 @@ func hint(err error) string {
 	case errors.Is(err, &node.Error{Kind: node.KindDiskFull}):
 		return "make room on that file system of the host; the same command goes on where it stopped"
 	case errors.Is(err, &node.Error{Kind: node.KindBusy}):
-		return "wait until that one has ended; one that has lost its network or its power is given up after two minutes"
+		return "wait until that one has ended; one that has lost its network or its power is given up after 75 seconds"
 	case errors.Is(err, remote.ErrDisconnected):
 		return "see that the host is up and its network works; the same command goes on where it stopped"
 	case errors.Is(err, transfer.ErrOffline):

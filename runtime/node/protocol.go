@@ -70,8 +70,8 @@ const Locked = "LOCKED"
 // A machine that lost its network cannot end its connections: its lock goes after LockSilence without
 // a word on stdin, which is longer than it takes the other side to notice.
 const (
-	LockBeat    = 15 * time.Second
-	LockSilence = 2 * time.Minute
+	LockBeat    = 10 * time.Second
+	LockSilence = 75 * time.Second
 )
 
 // CodeBusy is the exit code of `keg-node lock` where somebody else holds the lock (EX_TEMPFAIL).
