@@ -71,6 +71,7 @@ func (s *Store) Resume(ctx context.Context, d digest.Digest) (w *Writer, offset 
 		return nil, 0, fmt.Errorf("writing blob %q: the digest must be of SHA-256", d)
 	}
 	path := s.path("ingest", d.Algorithm().String()+"-"+d.Encoded())
+	opened := false
 	for {
 		if err := context.Cause(ctx); err != nil {
 			return nil, 0, err
@@ -85,6 +86,10 @@ func (s *Store) Resume(ctx context.Context, d digest.Digest) (w *Writer, offset 
 			return nil, 0, err
 		}
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if errors.Is(err, fs.ErrPermission) && !opened && os.Chmod(path, 0o600) == nil {
+			opened = true // whoever wrote it was killed just before the last step, when it was read-only already
+			continue
+		}
 		if err != nil {
 			return nil, 0, fmt.Errorf("writing blob %s: %w", d, err)
 		}

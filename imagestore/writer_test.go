@@ -292,3 +292,28 @@ func BenchmarkWriter(b *testing.B) {
 	}
 	b.ReportMetric(float64(commit.Milliseconds())/float64(b.N), "commit-ms/op")
 }
+
+// TestResumeReadOnly: a blob is made read-only just before it gets its name, and who writes it may be
+// killed in between.
+func TestResumeReadOnly(t *testing.T) {
+	if os.Getuid() == 0 {
+		t.Skip("root may write what is read-only")
+	}
+	s, err := imagestore.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := digest.FromString("blob")
+	file := filepath.Join(s.Dir(), "ingest", "sha256-"+d.Encoded())
+	if err := os.WriteFile(file, []byte("blob"), 0o444); err != nil {
+		t.Fatal(err)
+	}
+	w, offset, err := s.Resume(t.Context(), d)
+	if err != nil || offset != 4 {
+		t.Fatalf("offset %d, %v", offset, err)
+	}
+	defer w.Close()
+	if _, err := w.Commit(d, 4); err != nil {
+		t.Error(err)
+	}
+}

@@ -55,11 +55,11 @@ func startRegistry(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: registry VARIABLE [tls|private|damaged]")
 	}
 	handler := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
-	start := httptest.NewServer
+	start := (*httptest.Server).Start
 	if len(args) == 2 {
 		switch args[1] {
 		case "tls":
-			start = httptest.NewTLSServer
+			start = (*httptest.Server).StartTLS
 		case "private":
 			handler = private(handler)
 		case "damaged":
@@ -68,8 +68,9 @@ func startRegistry(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("registry: unknown kind %s", args[1])
 		}
 	}
-	server := start(handler)
+	server := httptest.NewUnstartedServer(handler)
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	start(server)
 	ts.Defer(server.Close)
 	ts.Setenv(args[0], server.Listener.Addr().String())
 }

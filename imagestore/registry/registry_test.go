@@ -23,6 +23,7 @@ import (
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/registry"
 	"github.com/clusterimage/keg/imagestore/storetest"
+	"github.com/clusterimage/keg/internal/registrytest"
 )
 
 func serve(t *testing.T, src registry.Source, opts registry.Options) string {
@@ -397,6 +398,7 @@ func TestConcurrent(t *testing.T) {
 }
 
 func TestSkopeo(t *testing.T) {
+	registrytest.Anonymous(t)
 	if _, err := exec.LookPath("skopeo"); err != nil {
 		t.Skip("skopeo is not installed (Debian package skopeo)")
 	}

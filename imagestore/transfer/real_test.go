@@ -37,6 +37,7 @@ func run(t *testing.T, program string, args ...string) string {
 // TestRealRegistry pushes a cluster image to Debian's docker-registry, has other tools read and copy
 // it, and pulls it back.
 func TestRealRegistry(t *testing.T) {
+	registrytest.Anonymous(t)
 	addr := registrytest.StartReal(t)
 	c := newClient(Options{})
 	s := newStore(t)

@@ -6,17 +6,13 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
-	"testing/fstest"
 	"testing/iotest"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/clusterimage/keg/runtime/remote"
@@ -192,46 +188,6 @@ func TestPutFileDiskFull(t *testing.T) {
 	}
 }
 
-func testTree() fstest.MapFS {
-	return fstest.MapFS{
-		"etc/a b/it's.conf": {Data: []byte("one"), Mode: 0o600},
-		"bin/run":           {Data: bytes.Repeat([]byte("two"), 100_000), Mode: 0o755},
-		"empty":             {Mode: 0o644},
-		"*star":             {Data: []byte("x"), Mode: 0o644},
-		"-dash":             {Data: []byte("y"), Mode: 0o644},
-		"link":              {Data: []byte("bin/run"), Mode: fs.ModeSymlink | 0o777},
-		"dir":               {Mode: fs.ModeDir | 0o700},
-	}
-}
-
-func TestCopyFS(t *testing.T) {
-	want := listing(t, testTree())
-	for name, r := range runners(t) {
-		t.Run(name, func(t *testing.T) {
-			dir := filepath.Join(t.TempDir(), "root fs")
-			for range 2 { // the second time over the first
-				if err := remote.CopyFS(t.Context(), r, dir, testTree()); err != nil {
-					t.Fatal(err)
-				}
-				if diff := cmp.Diff(want, listing(t, os.DirFS(dir))); diff != "" {
-					t.Error(diff)
-				}
-				if err := os.WriteFile(filepath.Join(dir, "extra"), nil, 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if err := remote.CopyFS(t.Context(), r, dir, fstest.MapFS{}); err != nil {
-				t.Errorf("empty: %v", err)
-			}
-			if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
-				t.Errorf("empty: %v, %v", entries, err)
-			}
-			assertAlone(t, dir)
-		})
-	}
-}
-
-// assertAlone says what lies beside dir.
 func assertAlone(t *testing.T, dir string) {
 	t.Helper()
 	if entries, err := os.ReadDir(filepath.Dir(dir)); err != nil || len(entries) != 1 {
@@ -240,113 +196,6 @@ func assertAlone(t *testing.T, dir string) {
 }
 
 // listing is all of a tree in a form to compare.
-func listing(t *testing.T, tree fs.FS) []string {
-	t.Helper()
-	out := map[string]string{}
-	err := fs.WalkDir(tree, ".", func(name string, entry fs.DirEntry, err error) error {
-		if err != nil || name == "." {
-			return err
-		}
-		info, err := entry.Info()
-		if err != nil {
-			return err
-		}
-		what := ""
-		switch {
-		case info.Mode().IsRegular():
-			text, err := fs.ReadFile(tree, name)
-			if err != nil {
-				return err
-			}
-			what = digest.FromBytes(text).String() + info.Mode().Perm().String()
-		case info.Mode()&fs.ModeSymlink != 0:
-			if what, err = fs.ReadLink(tree, name); err != nil {
-				return err
-			}
-		}
-		out[name] = info.Mode().Type().String() + what
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var lines []string
-	for _, name := range slices.Sorted(maps.Keys(out)) {
-		lines = append(lines, name+" "+out[name])
-	}
-	return lines
-}
-
-// TestCopyFSFails: the old directory stays, and nothing lies beside it.
-func TestCopyFSFails(t *testing.T) {
-	old := fstest.MapFS{"old": {Data: []byte("old"), Mode: 0o644}}
-	want := listing(t, old)
-	s := remotetest.Start(t, remotetest.Options{})
-	for name, test := range map[string]struct {
-		tree fs.FS
-		cut  int64
-		want string
-	}{
-		"file goes":  {lying{testTree(), "empty"}, 0, "changed while it was read"},
-		"odd file":   {fstest.MapFS{"pipe": {Mode: fs.ModeNamedPipe}}, 0, "only files, directories"},
-		"odd name":   {fstest.MapFS{"a\nb": {}}, 0, "line breaks"},
-		"cut":        {testTree(), 50_000, "connection lost"},
-		"cut at end": {testTree(), 300_000, "connection lost"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			dir := filepath.Join(t.TempDir(), "dir")
-			c := dial(t, config(s))
-			if err := remote.CopyFS(t.Context(), c, dir, old); err != nil {
-				t.Fatal(err)
-			}
-			if test.cut > 0 {
-				s.CutAfter(test.cut)
-			}
-			err := remote.CopyFS(t.Context(), c, dir, test.tree)
-			if err == nil || !strings.Contains(err.Error(), test.want) {
-				t.Errorf("error is %v", err)
-			}
-			waitFor(t, func() bool { return s.Running() == 0 })
-			if diff := cmp.Diff(want, listing(t, os.DirFS(dir))); diff != "" {
-				t.Error(diff)
-			}
-			assertAlone(t, dir)
-		})
-	}
-}
-
-// lying says that a file is larger than it is.
-type lying struct {
-	fstest.MapFS
-	name string
-}
-
-func (l lying) Open(name string) (fs.File, error) {
-	f, err := l.MapFS.Open(name)
-	return f, err
-}
-
-func (l lying) ReadDir(name string) ([]fs.DirEntry, error) {
-	entries, err := l.MapFS.ReadDir(name)
-	for i, e := range entries {
-		if e.Name() == l.name {
-			entries[i] = lyingEntry{e}
-		}
-	}
-	return entries, err
-}
-
-type lyingEntry struct{ fs.DirEntry }
-
-func (l lyingEntry) Info() (fs.FileInfo, error) {
-	info, err := l.DirEntry.Info()
-	return lyingInfo{info}, err
-}
-
-type lyingInfo struct{ fs.FileInfo }
-
-func (lyingInfo) Size() int64 { return 100 }
-
 // TestBusybox: the scripts run in the shell of small systems, too.
 func TestBusybox(t *testing.T) {
 	busybox, err := exec.LookPath("busybox")
@@ -362,12 +211,6 @@ func TestBusybox(t *testing.T) {
 	s := remotetest.Start(t, remotetest.Options{Bin: bin})
 	c := dial(t, config(s))
 	dir := filepath.Join(t.TempDir(), "dir")
-	if err := remote.CopyFS(t.Context(), c, dir, testTree()); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(listing(t, testTree()), listing(t, os.DirFS(dir))); diff != "" {
-		t.Error(diff)
-	}
 	for range 2 {
 		if _, err := remote.PutFile(t.Context(), c, dir+"/bin/run", 0o755, strings.NewReader("v2"), digest.FromString("v2")); err != nil {
 			t.Fatal(err)

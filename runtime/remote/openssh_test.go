@@ -125,9 +125,6 @@ func TestOpenSSH(t *testing.T) {
 	})
 	t.Run("files", func(t *testing.T) {
 		dir := filepath.Join(t.TempDir(), "dir")
-		if err := remote.CopyFS(t.Context(), c, dir, testTree()); err != nil {
-			t.Error(err)
-		}
 		big := bytes.Repeat([]byte("keg"), 5<<20)
 		if _, err := remote.PutFile(t.Context(), c, dir+"/big", 0o755, bytes.NewReader(big), digest.FromBytes(big)); err != nil {
 			t.Error(err)
