@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -69,7 +70,8 @@ func start(t testing.TB, program, dir string, c config) (string, error) {
 	var output bytes.Buffer
 	cmd := exec.Command(program, "serve", file)
 	cmd.Stdout, cmd.Stderr = &output, &output
-	cmd.Env = append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
+	// docker-registry takes REGISTRY_... for settings of its own.
+	cmd.Env = slices.DeleteFunc(append(os.Environ(), "OTEL_TRACES_EXPORTER=none"), func(kv string) bool { return strings.HasPrefix(kv, "REGISTRY_") })
 	dieWithParent(cmd)
 	if err := cmd.Start(); err != nil {
 		return "", err
