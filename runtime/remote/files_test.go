@@ -188,13 +188,6 @@ func TestPutFileDiskFull(t *testing.T) {
 	}
 }
 
-func assertAlone(t *testing.T, dir string) {
-	t.Helper()
-	if entries, err := os.ReadDir(filepath.Dir(dir)); err != nil || len(entries) != 1 {
-		t.Errorf("left beside it: %v, %v", entries, err)
-	}
-}
-
 // listing is all of a tree in a form to compare.
 // TestBusybox: the scripts run in the shell of small systems, too.
 func TestBusybox(t *testing.T) {
