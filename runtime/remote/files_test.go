@@ -188,7 +188,6 @@ func TestPutFileDiskFull(t *testing.T) {
 	}
 }
 
-// listing is all of a tree in a form to compare.
 // TestBusybox: the scripts run in the shell of small systems, too.
 func TestBusybox(t *testing.T) {
 	busybox, err := exec.LookPath("busybox")
