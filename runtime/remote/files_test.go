@@ -195,7 +195,7 @@ func TestBusybox(t *testing.T) {
 		t.Skip("no busybox here")
 	}
 	bin := t.TempDir()
-	for _, applet := range []string{"sh", "env", "tar", "sha256sum", "dd", "mv", "rm", "mkdir", "chmod", "grep", "sync", "cat", "sleep", "id"} {
+	for _, applet := range []string{"sh", "env", "tar", "sha256sum", "dd", "mv", "rm", "mkdir", "chmod", "grep", "tr", "sync", "cat", "sleep", "id"} {
 		if err := os.Symlink(busybox, filepath.Join(bin, applet)); err != nil {
 			t.Fatal(err)
 		}

@@ -1,5 +1,15 @@
+# A busybox grep sees no further than the first NUL, which ends each variable.
+if printf 'a\0b' | grep -qF b; then
+	having() { grep -lsF "$1" /proc/[0-9]*/environ; }
+else
+	having() {
+		for environ in /proc/[0-9]*/environ; do
+			{ tr '\0' '\n' <"$environ"; } 2>/dev/null | grep -qxF "$1" && echo "$environ"
+		done
+	}
+fi
 marked() {
-	grep -lsF "$1" /proc/[0-9]*/environ | while IFS=/ read -r _ _ pid _; do echo "$pid"; done
+	having "$1" | while IFS=/ read -r _ _ pid _; do echo "$pid"; done
 }
 pids=$(marked "$1")
 [ -n "$pids" ] || exit 3
