@@ -41,7 +41,10 @@ func (a *app) recorded(c *cobra.Command, name string, ssh *sshFlags) (*runtime.C
 		return nil, err
 	}
 	if record == nil {
-		return nil, fmt.Errorf("no cluster %q is recorded in %s", name, filepath.Dir(dir))
+		return nil, &hintedError{
+			err:  fmt.Errorf("no cluster %q is recorded in %s", name, filepath.Dir(dir)),
+			hint: "give its --name; on another machine than the one it was made from, the same keg run records it here and changes nothing",
+		}
 	}
 	if err := ssh.recall(c, record.Login); err != nil {
 		return nil, err

@@ -117,6 +117,9 @@ func (a *app) runCluster(c *cobra.Command, what string, flags runFlags) error {
 	})
 }
 
+// envName is what a shell can hold, since hooks and commands see the values too.
+var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
 // clusterName is a name that can be part of file names and of hosts' state.
 var clusterName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
 
@@ -127,6 +130,11 @@ func (a *app) newCluster(flags runFlags) (*runtime.Cluster, error) {
 	env, err := keyValues("--env", flags.env)
 	if err != nil {
 		return nil, err
+	}
+	for k := range env {
+		if !envName.MatchString(k) {
+			return nil, usageErrorf("--env %s: letters, digits and _ are allowed in a name, and no digit in front", k)
+		}
 	}
 	nodes, err := parseNodes(flags.masters, flags.nodes)
 	if err != nil {
