@@ -26,11 +26,7 @@ Only what the registry has not yet moves; blobs go in parallel.`,
 		},
 		ValidArgsFunction: a.completeImages(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			s, err := a.store()
-			if err != nil {
-				return err
-			}
-			t, err := s.Resolve(args[0])
+			s, t, err := a.find(args[0])
 			if err != nil {
 				return err
 			}
