@@ -34,16 +34,11 @@ func (h *Host) Block(ctx context.Context, req node.BlockRequest) (node.InstallRe
 			return resp, node.Errorf(node.KindRequest, "the block for %s contains its own marker line", req.Path)
 		}
 	}
-	release, err := h.alone(ctx)
+	rec, done, err := h.recording(ctx)
 	if err != nil {
 		return resp, err
 	}
-	defer release()
-	rec, err := h.openRecorder()
-	if err != nil {
-		return resp, err
-	}
-	defer rec.close()
+	defer done()
 	path, err := h.follow(req.Path)
 	if err != nil {
 		return resp, err

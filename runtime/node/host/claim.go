@@ -41,16 +41,11 @@ func (h *Host) Claim(ctx context.Context, req node.ClaimRequest) error {
 			return node.Errorf(node.KindRequest, "%q is no name of a network device", l)
 		}
 	}
-	release, err := h.alone(ctx)
+	rec, done, err := h.recording(ctx)
 	if err != nil {
 		return err
 	}
-	defer release()
-	rec, err := h.openRecorder()
-	if err != nil {
-		return err
-	}
-	defer rec.close()
+	defer done()
 	var records []entry
 	for _, p := range append(slices.Clone(req.Paths), netnsDir) {
 		if err := context.Cause(ctx); err != nil {

@@ -135,16 +135,11 @@ func itemOf(root *os.Root, from, to string, st fs.FileInfo, mode int64) (item, e
 // Put writes the regular files of a tar stream. Each is in place before the next is read.
 func (h *Host) Put(ctx context.Context, stream io.Reader) (node.InstallResponse, error) {
 	var resp node.InstallResponse
-	release, err := h.alone(ctx)
+	rec, done, err := h.recording(ctx)
 	if err != nil {
 		return resp, err
 	}
-	defer release()
-	rec, err := h.openRecorder()
-	if err != nil {
-		return resp, err
-	}
-	defer rec.close()
+	defer done()
 	in := tar.NewReader(stream)
 	for {
 		if err := context.Cause(ctx); err != nil {

@@ -3,6 +3,7 @@ package host
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -60,6 +61,20 @@ type recorder struct {
 }
 
 func (h *Host) journalPath() string { return filepath.Join(h.path(node.Recorder), "journal") }
+
+// recording opens the recorder for a verb that changes the host, alone until done is called.
+func (h *Host) recording(ctx context.Context) (rec *recorder, done func(), err error) {
+	release, err := h.alone(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	rec, err = h.openRecorder()
+	if err != nil {
+		release()
+		return nil, nil, err
+	}
+	return rec, func() { rec.close(); release() }, nil
+}
 
 // openRecorder reads the journal. The caller holds alone() and closes.
 func (h *Host) openRecorder() (*recorder, error) {

@@ -60,16 +60,11 @@ func (h *Host) Sysctl(ctx context.Context, req node.SysctlRequest) (node.Install
 			return resp, node.Errorf(node.KindRequest, "%q is no name of a kernel module", m)
 		}
 	}
-	release, err := h.alone(ctx)
+	rec, done, err := h.recording(ctx)
 	if err != nil {
 		return resp, err
 	}
-	defer release()
-	rec, err := h.openRecorder()
-	if err != nil {
-		return resp, err
-	}
-	defer rec.close()
+	defer done()
 	if err := h.loadModules(ctx, rec, req.Modules); err != nil {
 		return resp, err
 	}

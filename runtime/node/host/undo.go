@@ -23,16 +23,11 @@ import (
 // none, the journal is closed.
 func (h *Host) Undo(ctx context.Context) (node.UndoResponse, error) {
 	resp := node.UndoResponse{Residue: []string{}}
-	release, err := h.alone(ctx)
+	rec, done, err := h.recording(ctx)
 	if err != nil {
 		return resp, err
 	}
-	defer release()
-	rec, err := h.openRecorder()
-	if err != nil {
-		return resp, err
-	}
-	defer rec.close()
+	defer done()
 	if rec.undone() {
 		return resp, nil
 	}
@@ -54,16 +49,11 @@ func (h *Host) Undo(ctx context.Context) (node.UndoResponse, error) {
 // Residue says what differs from what was recorded, whether it was undone or not, and changes nothing.
 func (h *Host) Residue(ctx context.Context) (node.UndoResponse, error) {
 	resp := node.UndoResponse{Residue: []string{}}
-	release, err := h.alone(ctx)
+	rec, done, err := h.recording(ctx)
 	if err != nil {
 		return resp, err
 	}
-	defer release()
-	rec, err := h.openRecorder()
-	if err != nil {
-		return resp, err
-	}
-	defer rec.close()
+	defer done()
 	u := &undo{h: h, rec: rec}
 	resp.Residue = append(resp.Residue, u.residue(ctx)...)
 	return resp, context.Cause(ctx)

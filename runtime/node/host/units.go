@@ -23,16 +23,11 @@ func (h *Host) Units(ctx context.Context, req node.UnitRequest) error {
 	if h.init() != "systemd" {
 		return node.Errorf(node.KindProgram, "this host is not run by systemd")
 	}
-	release, err := h.alone(ctx)
+	rec, done, err := h.recording(ctx)
 	if err != nil {
 		return err
 	}
-	defer release()
-	rec, err := h.openRecorder()
-	if err != nil {
-		return err
-	}
-	defer rec.close()
+	defer done()
 	if _, err := h.run(ctx, "systemctl", "daemon-reload"); err != nil {
 		return err
 	}
