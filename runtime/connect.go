@@ -73,7 +73,7 @@ func lock(c *Cluster) []Batch {
 	return []Batch{each(c.Nodes, func(n *Node) []Step {
 		return []Step{n.On("take the lock", func(ctx context.Context, _ io.Writer) error {
 			release, err := n.Host.Lock(ctx, c.lockRequest(lockWait))
-			for errors.Is(err, &node.Error{Kind: node.KindForgotten}) {
+			for tries := 0; tries < 3 && errors.Is(err, &node.Error{Kind: node.KindForgotten}); tries++ {
 				if n.Host, err = c.Agent(ctx, n.Runner); err == nil {
 					release, err = n.Host.Lock(ctx, c.lockRequest(lockWait))
 				}

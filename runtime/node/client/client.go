@@ -152,11 +152,17 @@ func (c *Client) failure(verb node.Verb, err error, answer []byte) error {
 	}
 	var e node.Error
 	if json.Unmarshal(bytes.TrimSpace(answer), &e) != nil || e.Text == "" {
+		if exit.Code == noProgram && len(answer) == 0 {
+			return &node.Error{Host: exit.Host, Kind: node.KindForgotten, Text: "keg-node is not on this host any more"}
+		}
 		return fmt.Errorf("keg-node %s: %w", verb, err)
 	}
 	e.Host = exit.Host
 	return &e
 }
+
+// noProgram is how env(1) and shells end where the program is not there.
+const noProgram = 127
 
 // prefix names the host for errors that do not come from it.
 func (c *Client) prefix() string {

@@ -335,7 +335,7 @@ func (b broken) Run(_ context.Context, c remote.Cmd) error {
 	if c.Stdout != nil {
 		_, _ = io.WriteString(c.Stdout, b.out)
 	}
-	return &remote.ExitError{Host: "h1", Args: c.Args, Code: 127, Stderr: "not found"}
+	return &remote.ExitError{Host: "h1", Args: c.Args, Code: 126, Stderr: "not found"}
 }
 
 func TestErrorsOfTheWayThere(t *testing.T) {
@@ -343,7 +343,7 @@ func TestErrorsOfTheWayThere(t *testing.T) {
 		c := &Client{Runner: broken{out}}
 		_, err := c.Facts(t.Context(), node.FactsRequest{})
 		var exit *remote.ExitError
-		if !errors.As(err, &exit) || exit.Code != 127 {
+		if !errors.As(err, &exit) || exit.Code != 126 {
 			t.Errorf("after %q the error is %v", out, err)
 		}
 	}
@@ -394,5 +394,22 @@ func TestEnsure(t *testing.T) {
 	s.machine = "riscv64"
 	if err := (&Client{Runner: s}).Ensure(t.Context(), give); err == nil || !strings.Contains(err.Error(), `"riscv64"`) {
 		t.Errorf("error is %v", err)
+	}
+}
+
+// gone is a host that keg-node was taken off.
+type gone struct{}
+
+func (gone) Run(_ context.Context, c remote.Cmd) error {
+	return &remote.ExitError{Host: "h1", Args: c.Args, Code: 127, Stderr: "env: '/var/lib/keg-node/keg-node': No such file or directory"}
+}
+
+func TestForgotten(t *testing.T) {
+	c := &Client{Runner: gone{}}
+	if _, err := c.Facts(t.Context(), node.FactsRequest{}); kindOf(t, err) != node.KindForgotten {
+		t.Errorf("facts: %v", err)
+	}
+	if _, err := c.Lock(t.Context(), node.LockRequest{}); kindOf(t, err) != node.KindForgotten {
+		t.Errorf("lock: %v", err)
 	}
 }

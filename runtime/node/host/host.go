@@ -79,8 +79,11 @@ func (h *Host) alone(ctx context.Context) (release func(), err error) {
 	if err := h.ownDir(); err != nil {
 		return nil, err
 	}
-	return lockfile.Acquire(ctx, h.path(node.Dir)+"/verb.lock", lockfile.Exclusive, nil)
+	return lockfile.Acquire(ctx, h.path(node.Dir+"/"+verbLock), lockfile.Exclusive, nil)
 }
+
+// verbLock is the file of alone, in node.Dir.
+const verbLock = "verb.lock"
 
 // checkPath refuses what cannot be a place for a file of keg's on a host.
 func checkPath(p string) error {

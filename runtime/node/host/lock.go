@@ -13,13 +13,15 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/clusterimage/keg/internal/lockfile"
 	"github.com/clusterimage/keg/runtime/node"
 )
 
 // Lock takes the lock of the host, says so on out, and holds it until in ends, or is silent for
-// node.LockSilence, or ctx ends. Where somebody else holds it, the error is of KindBusy and says who; where that one removed keg-node at the
-// end, it is of KindForgotten.
+// node.LockSilence, or ctx ends. Where somebody else holds it, the error is of KindBusy and says who;
+// where somebody removes keg-node meanwhile, it is of KindForgotten.
 func (h *Host) Lock(ctx context.Context, in io.Reader, out io.Writer) error {
 	lines := bufio.NewReader(io.LimitReader(in, 64<<10))
 	line, err := lines.ReadBytes('\n')
@@ -38,6 +40,9 @@ func (h *Host) Lock(ctx context.Context, in io.Reader, out io.Writer) error {
 		return err
 	}
 	defer release()
+	if err := h.settle(ctx); err != nil {
+		return err
+	}
 	// Written in place: a rename would take the locked inode away.
 	holder, err := json.Marshal(holder{Owner: req.Owner, Since: time.Now().UTC().Truncate(time.Second)})
 	if err != nil {
@@ -120,6 +125,24 @@ func (h *Host) tryLock(ctx context.Context, wait time.Duration) (func(), error) 
 	e := node.Errorf(node.KindBusy, "%s is at work on this host since %s", who.Owner, who.Since.Format(time.RFC3339))
 	e.Path = node.LockFile
 	return nil, e
+}
+
+// settle waits for a verb that is still at work for a keg that was killed. If that is Forget, this
+// program is gone from the host afterwards: it has no name any more.
+func (h *Host) settle(ctx context.Context) error {
+	f, err := os.OpenFile(h.path(node.Dir+"/"+verbLock), os.O_RDWR, 0)
+	if err == nil {
+		err = lockfile.Lock(ctx, f, lockfile.Exclusive, nil)
+		_ = f.Close()
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("locking: %w", err)
+	}
+	var self unix.Stat_t
+	if err := unix.Stat("/proc/self/exe", &self); err == nil && self.Nlink == 0 {
+		return node.Errorf(node.KindForgotten, "another keg has taken keg-node off this host meanwhile")
+	}
+	return nil
 }
 
 // stillThere makes sure that a lock is that of LockFile, which whoever held it before may have removed,

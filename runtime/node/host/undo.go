@@ -289,8 +289,9 @@ func (h *Host) Forget(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("removing %s: %w", node.Dir, err)
 	}
-	// The journal, the state and the program go last: who is interrupted can begin again.
-	last := []string{filepath.Base(node.Recorder), filepath.Base(node.State), "verb.lock", filepath.Base(node.Binary)}
+	// The journal, the state and the program go last: who is interrupted can begin again. The file of
+	// alone goes after the program, so that who finds neither locked nor missing has a program (see settle).
+	last := []string{filepath.Base(node.Recorder), filepath.Base(node.State), filepath.Base(node.Binary), verbLock}
 	for _, n := range names {
 		if slices.Contains(last, n.Name()) {
 			continue
