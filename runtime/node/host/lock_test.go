@@ -76,3 +76,40 @@ func TestLockOfAForgottenHost(t *testing.T) {
 		}
 	})
 }
+
+// TestLockWaitsForAVerb: a verb of a keg that was killed may still be at work when the lock is free.
+func TestLockWaitsForAVerb(t *testing.T) {
+	h, _ := newHost(t, nil)
+	synctest.Test(t, func(t *testing.T) {
+		release, err := h.alone(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, owner := io.Pipe()
+		said := make(words, 1)
+		ended := make(chan error, 1)
+		go func() { ended <- h.Lock(t.Context(), in, said) }()
+		_, _ = io.WriteString(owner, `{"owner": "ann"}`+"\n")
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if len(said) > 0 {
+			t.Errorf("while a verb is at work it says %q", <-said)
+		}
+		release()
+		if text := <-said; text != node.Locked+"\n" {
+			t.Errorf("afterwards it says %q", text)
+		}
+		_ = owner.Close()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// words is a writer that passes on what is written.
+type words chan string
+
+func (w words) Write(p []byte) (int, error) {
+	w <- string(p)
+	return len(p), nil
+}

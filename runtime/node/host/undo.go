@@ -289,8 +289,8 @@ func (h *Host) Forget(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("removing %s: %w", node.Dir, err)
 	}
-	// The journal, the state and the program go last: who is interrupted can begin again. The file of
-	// alone goes after the program, so that who finds neither locked nor missing has a program (see settle).
+	// The journal, the state and the program go last: who is interrupted can begin again. verbLock goes
+	// after the program: settle, which finds it unlocked or gone, then sees that the program is gone too.
 	last := []string{filepath.Base(node.Recorder), filepath.Base(node.State), filepath.Base(node.Binary), verbLock}
 	for _, n := range names {
 		if slices.Contains(last, n.Name()) {
