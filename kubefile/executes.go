@@ -4,6 +4,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -13,10 +14,16 @@ import (
 var scpLike = regexp.MustCompile(`^[A-Za-z0-9_.-]+@[A-Za-z0-9.-]+:`)
 
 // Executes is the last instruction of a stage that packing files cannot do, and its name for an error:
-// RUN, "COPY --from" of a stage or image, or "ADD of a git repository". It is nil when there is none.
-// ADD of a URL only fetches a file and does not count. Give it a stage that is resolved; the stage that
-// this one may build on (BaseStage) is not looked at.
+// RUN, "COPY --from" of an image or of a stage that is not Packable, or "ADD of a git repository". It is nil
+// when there is none. ADD of a URL only fetches a file and does not count. Give it a stage that is resolved;
+// the stage that this one may build on (BaseStage) is not looked at.
 func (f *File) Executes(stage *Stage) (Instruction, string) {
+	return f.executes(stage, map[int]bool{})
+}
+
+// executes remembers by index which stages are packable: without that, stages that copy from each other
+// twice would be looked at times without number.
+func (f *File) executes(stage *Stage, known map[int]bool) (Instruction, string) {
 	for _, in := range slices.Backward(stage.Instructions) {
 		d, ok := in.(*Docker)
 		if !ok {
@@ -26,7 +33,7 @@ func (f *File) Executes(stage *Stage) (Instruction, string) {
 		case *instructions.RunCommand:
 			return in, "RUN"
 		case *instructions.CopyCommand:
-			if c.From != "" {
+			if c.From != "" && !f.packable(f.FromStage(stage, c.From), known) {
 				return in, "COPY --from"
 			}
 		case *instructions.AddCommand:
@@ -36,6 +43,45 @@ func (f *File) Executes(stage *Stage) (Instruction, string) {
 		}
 	}
 	return nil, ""
+}
+
+// Packable says whether a stage is made of files alone: its base is scratch or another such stage, and
+// nothing in it Executes. A base that still holds a variable may be anything, and so counts as one. nil
+// is not packable.
+func (f *File) Packable(stage *Stage) bool { return f.packable(stage, map[int]bool{}) }
+
+func (f *File) packable(stage *Stage, known map[int]bool) bool {
+	if stage == nil {
+		return false
+	}
+	ok, seen := known[stage.index]
+	if seen {
+		return ok
+	}
+	if in, _ := f.executes(stage, known); in == nil {
+		if base := f.BaseStage(stage); base != nil {
+			ok = f.packable(base, known)
+		} else {
+			ok = stage.Base == scratch || strings.Contains(stage.Base, "$")
+		}
+	}
+	known[stage.index] = ok
+	return ok
+}
+
+// FromStage is the stage before this one that COPY --from means, by name or number, or nil when it is
+// an image.
+func (f *File) FromStage(stage *Stage, from string) *Stage {
+	earlier := f.Stages[:min(stage.index, len(f.Stages))]
+	if number, err := strconv.Atoi(from); err == nil && number >= 0 && number < len(earlier) {
+		return earlier[number]
+	}
+	for _, s := range earlier {
+		if s.Name != "" && strings.EqualFold(s.Name, from) {
+			return s
+		}
+	}
+	return nil
 }
 
 // isGit says whether ADD clones a source.

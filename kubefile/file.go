@@ -21,6 +21,10 @@ type File struct {
 	Args []*Docker
 	// Stages are in the order of the text; the last one is the cluster image.
 	Stages []*Stage
+	// ArgsFile is what the directive # build-args=FILE says, with variables (see BuildArgsFile), or "".
+	ArgsFile string
+
+	argsLine *line // the directive, for errors
 }
 
 // Stage is a FROM and what follows it.

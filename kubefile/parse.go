@@ -55,6 +55,7 @@ func Parse(name string, r io.Reader) (*File, error) {
 	if len(p.found) == 0 && len(p.file.Stages) == 0 && len(p.file.Args) == 0 {
 		p.found.add(src.errorf(src.start(1), "begin with: FROM scratch, or FROM a base image", "there is no instruction in this file"))
 	}
+	p.argsFile()
 	p.check()
 	if err := p.found.err(); err != nil {
 		return nil, err

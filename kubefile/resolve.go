@@ -26,6 +26,9 @@ func (f *File) ResolveFrom(v Vars) (*File, error) {
 	for _, s := range f.Stages {
 		stage := *s
 		stage.Instructions = slices.Clone(s.Instructions)
+		if s.file != nil {
+			stage.file = &resolved // where the FROMs of the stages below are resolved, too
+		}
 		found.add(stage.fromVariables(globals))
 		resolved.Stages = append(resolved.Stages, &stage)
 	}
@@ -198,9 +201,14 @@ func (r *resolver) inherit(s *Stage) *Error {
 	}
 	for _, in := range base.Instructions {
 		if d, ok := in.(*Docker); ok {
-			if _, ok := d.Command.(*instructions.ArgCommand); ok {
+			switch c := d.Command.(type) {
+			case *instructions.ArgCommand:
 				if _, e := d.resolve(r); e != nil {
 					return e
+				}
+			case *instructions.EnvCommand:
+				for _, kv := range c.Env { // its value is in the base's environment already
+					delete(r.args, kv.Key)
 				}
 			}
 		}

@@ -96,8 +96,8 @@ func TestArgPrecedence(t *testing.T) {
 		{name: "build argument", lines: "ARG V=own", given: "arg", want: "arg"},
 		{name: "build argument over global", lines: "ARG V", given: "arg", want: "arg"},
 		{name: "ENV after ARG", lines: "ARG V=own\nENV V=env", given: "arg", want: "env"},
-		{name: "ENV before ARG", lines: "ENV V=env\nARG V=own", given: "arg", want: "env"},
-		{name: "base image's ENV", lines: "ARG V=own", env: []string{"V=base"}, want: "base"},
+		{name: "ENV before ARG", lines: "ENV V=env\nARG V=own", given: "arg", want: "arg"},
+		{name: "base image's ENV", lines: "ARG V=own", env: []string{"V=base"}, want: "own"},
 		{name: "ENV over the base image", lines: "ENV V=x$V", env: []string{"V=base"}, want: "xbase"},
 		{name: "ARG after its use", lines: "LABEL early=$V\nARG V=own", want: "own"},
 	} {
@@ -179,8 +179,13 @@ func TestExecutes(t *testing.T) {
 		"ADD https://example.com/x.tar b":        "",
 		"ADD https://example.com/x.git/y b":      "",
 		"RUN true":                               "RUN",
-		"COPY --from=first a b":                  "COPY --from",
-		"COPY --from=0 a b":                      "COPY --from",
+		"COPY --from=first a b":                  "",
+		"COPY --from=0 a b":                      "",
+		"COPY --from=runs a b":                   "COPY --from",
+		"COPY --from=above a b":                  "COPY --from",
+		"COPY --from=4 a b":                      "COPY --from",
+		"COPY --from=image a b":                  "COPY --from",
+		"COPY --from=any a b":                    "",
 		"COPY --from=busybox a b":                "COPY --from",
 		"ADD https://example.com/x.git b":        "ADD of a git repository",
 		"ADD https://example.com/x.git#v1:dir b": "ADD of a git repository",
@@ -192,12 +197,13 @@ func TestExecutes(t *testing.T) {
 		"ONBUILD RUN true":                       "",
 	} {
 		t.Run(instruction, func(t *testing.T) {
-			f := parse(t, "FROM scratch AS first\nFROM scratch\n"+instruction+"\nLABEL a=b\n")
-			in, got := f.Executes(f.Stages[1])
+			f := parse(t, "ARG X\nFROM scratch AS first\nFROM first AS runs\nRUN true\nFROM runs AS above\nFROM busybox AS image\n"+
+				"FROM scratch AS copies\nCOPY --from=runs a b\nFROM ${X} AS any\nFROM scratch\n"+instruction+"\nLABEL a=b\n")
+			in, got := f.Executes(f.Stages[6])
 			if got != want || (in == nil) != (want == "") {
 				t.Errorf("got %q", got)
 			}
-			if in != nil && in.Pos().Line != 3 {
+			if in != nil && in.Pos().Line != 11 {
 				t.Errorf("line %d", in.Pos().Line)
 			}
 		})

@@ -59,7 +59,7 @@ type scope struct {
 	escape rune
 	keys   []string          // of env, in order
 	env    map[string]string // base image and ENV
-	args   map[string]string // ARG
+	args   map[string]string // ARG, but for those that a later ENV took the name of
 	// declared are ARGs, also those that got no value: such a variable is empty, not unknown.
 	declared map[string]bool
 	// implicit are the platform variables; only some instructions see them without an ARG.
@@ -80,6 +80,7 @@ func (s *scope) setEnv(key, value string) {
 		s.keys = append(s.keys, key)
 	}
 	s.env[key] = value
+	delete(s.args, key)
 }
 
 func (s *scope) envList() []string {
@@ -90,12 +91,13 @@ func (s *scope) envList() []string {
 	return list
 }
 
-// Get is shell.EnvGetter: ENV wins over ARG, as Docker's reference says.
+// Get is shell.EnvGetter: of ENV and ARG the later one wins. Docker's reference says that ENV always does, but
+// BuildKit keeps both in one list.
 func (s *scope) Get(name string) (string, bool) {
-	if v, ok := s.env[name]; ok {
+	if v, ok := s.args[name]; ok {
 		return v, true
 	}
-	v, ok := s.args[name]
+	v, ok := s.env[name]
 	return v, ok
 }
 
