@@ -55,6 +55,7 @@ const (
 	VerbUnits    Verb = "units"     // UnitRequest, Nothing
 	VerbHook     Verb = "hook"      // HookRequest, HookResponse
 	VerbRegistry Verb = "registry"  // serves until SIGTERM; reads RegistryConfigFile
+	VerbBalance  Verb = "balance"   // serves until SIGTERM; reads BalancerConfigFile
 	VerbUndo     Verb = "undo"      // nothing, UndoResponse
 	VerbResidue  Verb = "residue"   // nothing, UndoResponse
 	VerbForget   Verb = "forget"    // nothing, Nothing
