@@ -17,7 +17,6 @@ import (
 	"github.com/clusterimage/keg/builder/pack"
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/clusterimage"
-	"github.com/clusterimage/keg/internal/progress"
 	"github.com/clusterimage/keg/kubefile"
 )
 
@@ -28,6 +27,7 @@ type assembly struct {
 	file      *kubefile.File // with its FROMs resolved
 	context   *buildContext
 	platform  ocispec.Platform
+	vars      kubefile.Vars
 	downloads downloads
 	cache     *imagestore.Cache
 
@@ -45,6 +45,12 @@ type assembly struct {
 	images   wanted
 	tarballs []*tarball
 	res      PlatformResult
+
+	// current is the stage that is carried out, known those that it and others copy from, by their FROM.
+	current *kubefile.Stage
+	known   map[kubefile.Pos]*stageFiles
+	// files takes the layers if this is a stage that others copy from: then nothing is packed.
+	files *stageFiles
 }
 
 // held is the content of a small file of the rootfs, and the instruction that brought it.
@@ -70,7 +76,7 @@ type taken struct {
 func (b *Builder) platform(ctx context.Context, req Request, bc *buildContext, p ocispec.Platform) (PlatformResult, []clusterimage.Embedded, error) {
 	a := &assembly{
 		b: b, req: &req, context: bc, platform: p, tree: newTree(),
-		held: map[string]held{}, taken: map[string]taken{}, downloads: downloads{fetch: b.Fetch, store: b.Store},
+		held: map[string]held{}, taken: map[string]taken{}, known: map[kubefile.Pos]*stageFiles{}, downloads: downloads{fetch: b.Fetch, store: b.Store},
 		res: PlatformResult{Platform: clusterimage.PlatformString(&p)},
 	}
 	defer func() {
@@ -82,35 +88,15 @@ func (b *Builder) platform(ctx context.Context, req Request, bc *buildContext, p
 	if a.cache, err = b.Store.Cache("build"); err != nil {
 		return PlatformResult{}, nil, fmt.Errorf("building: %w", err)
 	}
-	vars := kubefile.Vars{BuildArgs: req.Vars, Platform: a.res.Platform, BuildPlatform: hostPlatform()}
-	file, err := req.File.ResolveFrom(vars)
-	if err != nil {
+	if a.vars, err = req.vars(bc, kubefile.Vars{BuildArgs: req.Vars, Platform: a.res.Platform, BuildPlatform: hostPlatform()}); err != nil {
 		return PlatformResult{}, nil, err
 	}
-	a.file = file
-	stage := file.Stages[len(file.Stages)-1]
-	if err := a.from(ctx, stage); err != nil {
-		return PlatformResult{}, nil, a.at(stage.From, err)
-	}
-	stage, _, err = stage.Resolve(vars, a.image.Config.Env)
-	if err != nil {
+	if a.file, err = req.File.ResolveFrom(a.vars); err != nil {
 		return PlatformResult{}, nil, err
 	}
-	if in, what := file.Executes(stage); in != nil {
-		return PlatformResult{}, nil, a.at(in.Pos(), fmt.Errorf("%s %w", what, ErrSolver))
-	}
-	for i, in := range stage.Instructions {
-		if err := context.Cause(ctx); err != nil {
-			return PlatformResult{}, nil, err
-		}
-		id := fmt.Sprintf("%s %d", a.res.Platform, i+1)
-		name := fmt.Sprintf("[%s %d/%d] %s", a.res.Platform, i+1, len(stage.Instructions), firstLine(in.Text()))
-		b.Progress.Emit(progress.Event{ID: id, Name: name})
-		err := a.at(in.Pos(), a.instruction(ctx, in, id, name))
-		b.Progress.Emit(progress.Event{ID: id, Name: name, Err: err, End: true})
-		if err != nil {
-			return PlatformResult{}, nil, err
-		}
+	a.current = a.stage()
+	if err := a.stages(ctx, a.current); err != nil {
+		return PlatformResult{}, nil, err
 	}
 	if err := a.finishApps(); err != nil {
 		return PlatformResult{}, nil, err
@@ -137,7 +123,7 @@ func (a *assembly) instruction(ctx context.Context, in kubefile.Instruction, id,
 		case *instructions.CopyCommand:
 			fill = func(l *layer) error {
 				return a.copyInto(ctx, l, copying{
-					SourcesAndDest: c.SourcesAndDest, chown: c.Chown, chmod: c.Chmod, exclude: c.ExcludePatterns, parents: c.Parents,
+					SourcesAndDest: c.SourcesAndDest, from: c.From, chown: c.Chown, chmod: c.Chmod, exclude: c.ExcludePatterns, parents: c.Parents,
 				})
 			}
 		case *instructions.AddCommand:
@@ -179,6 +165,10 @@ func (a *assembly) instruction(ctx context.Context, in kubefile.Instruction, id,
 	if err := a.keep(l, in.Pos()); err != nil {
 		return err
 	}
+	if a.files != nil {
+		a.files.add(l)
+		return nil
+	}
 	return a.commit(ctx, l, in.Text(), id, name)
 }
 
@@ -217,6 +207,9 @@ func (a *assembly) keep(l *layer, pos kubefile.Pos) error {
 			return fmt.Errorf("reading /%s: %w", name, err)
 		}
 		a.held[name] = held{data: data, pos: pos}
+	}
+	if a.files != nil {
+		return nil // who copies from here decides what the archives are
 	}
 	for _, name := range l.names() {
 		e := l.entries[name]

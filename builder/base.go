@@ -41,10 +41,7 @@ type base struct {
 
 // from begins the assembly with the base of a stage.
 func (a *assembly) from(ctx context.Context, stage *kubefile.Stage) error {
-	if up := a.file.BaseStage(stage); up != nil {
-		return fmt.Errorf("FROM %s builds on another stage, which %w", stage.Base, ErrSolver)
-	}
-	if stage.Platform != "" {
+	if stage.Platform != "" && a.files == nil { // files that others copy from may be for any
 		p, err := parsePlatform(stage.Platform)
 		if err != nil {
 			return err

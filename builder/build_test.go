@@ -376,7 +376,13 @@ func TestRefused(t *testing.T) {
 		{"git", "ADD https://github.com/a/b.git /y", []string{"git"}, ErrSolver},
 		{"git by a variable", "ARG REPO=git@github.com:a/b\nADD $REPO /y", []string{"Kubefile:3:1", "ADD of a git repository"}, ErrSolver},
 		{"git by ENV", "ARG HOST=https://github.com\nENV R=$HOST/a/b.git\nADD ${R}#main:d /y", []string{"Kubefile:4:1", "git"}, ErrSolver},
-		{"stage", "COPY dir /\nFROM scratch AS two\nFROM two", []string{"Kubefile:4:1"}, ErrSolver},
+		{"stage", "COPY dir /\nFROM scratch AS two\nRUN true\nFROM two", []string{"Kubefile:4:1"}, ErrSolver},
+		{"copy from a stage that runs", "RUN true\nFROM scratch\nCOPY --from=0 /x /y", []string{"Kubefile:4:1"}, ErrSolver},
+		{"not in the stage", "COPY dir /\nFROM scratch\nCOPY --from=0 /y /z", []string{"Kubefile:4:1", "/y"}, ErrNotInStage},
+		{"no match in the stage", "COPY dir /\nFROM scratch\nCOPY --from=0 /y* /z", []string{"Kubefile:4:1", "/y*"}, ErrNotInStage},
+		{"fault in a stage", "COPY nothing /\nFROM scratch\nCOPY --from=0 /y /z", []string{"Kubefile:2:1"}, ErrSource},
+		{"build args", "", []string{"Kubefile:1:14", "v/x.env, which is not in the build context"}, nil},
+		{"build args out", "", []string{"../x"}, ErrOutside},
 		{"app of a file not there", "APP x local://ap.yaml", []string{"ap.yaml", "did you mean app.yaml?"}, ErrSource},
 		{"app of no type", "APP x dir helm", []string{"Kubefile:2:1", "APPCMDS x"}, ErrAppType},
 		{"app by oci", "APP x oci://reg/chart", []string{"oci://reg/chart"}, nil},
@@ -402,6 +408,9 @@ func TestRefused(t *testing.T) {
 			tb := &testBuild{
 				kubefile: "FROM scratch\n" + tt.kubefile, files: ctx, builder: func(b *Builder) { b.Images, b.Fetch = nil, nil },
 				request: func(r *Request) { r.Labels = map[string]string{"x": "y"} },
+			}
+			if file, ok := map[string]string{"build args": "v/x.env", "build args out": "../x"}[tt.name]; ok {
+				tb.kubefile = "# build-args=" + file + "\n" + tb.kubefile
 			}
 			_, err := tb.run(t)
 			if err == nil {

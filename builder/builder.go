@@ -181,9 +181,10 @@ func (r Request) executes() error {
 	if r.File == nil || len(r.File.Stages) == 0 {
 		return errors.New("building: the Kubefile has no FROM")
 	}
-	last := r.File.Stages[len(r.File.Stages)-1]
-	if in, what := r.File.Executes(last); in != nil {
-		return at(r.File, in.Pos(), fmt.Errorf("%s %w", what, ErrSolver))
+	for _, s := range chain(r.File, r.File.Stages[len(r.File.Stages)-1]) {
+		if in, what := r.File.Executes(s); in != nil {
+			return at(r.File, in.Pos(), fmt.Errorf("%s %w", what, ErrSolver))
+		}
 	}
 	return nil
 }

@@ -22,6 +22,7 @@ import (
 // copying is COPY or ADD, or the part of APP that copies.
 type copying struct {
 	instructions.SourcesAndDest
+	from         string // the stage that sources are in; "" is the context
 	chown, chmod string
 	exclude      []string
 	parents      bool
@@ -40,6 +41,7 @@ type copier struct {
 	mode    modeChange
 	exclude *patternmatcher.PatternMatcher
 	unpack  bool
+	copied  map[*pack.Entry]*pack.Entry // files of a stage, and where they are in the layer
 }
 
 // copyInto fills the layer. Files that come from the context keep their modes; everything belongs to
@@ -61,6 +63,12 @@ func (a *assembly) copyInto(ctx context.Context, l *layer, c copying) error {
 		return errors.New("--checksum is for one source, a URL")
 	}
 
+	var stage *stageFiles
+	if c.from != "" {
+		if stage, err = a.stageOf(ctx, c.from); err != nil {
+			return err
+		}
+	}
 	var local []found
 	var pivots []string
 	files, dirs := len(c.SourceContents), 0
@@ -73,6 +81,21 @@ func (a *assembly) copyInto(ctx context.Context, l *layer, c copying) error {
 		if before, after, ok := strings.Cut(src, "/./"); c.parents && ok {
 			pivot = strings.Trim(path.Clean("/"+before), "/")
 			src = before + "/" + after
+		}
+		if stage != nil {
+			names, err := stage.find(src)
+			if err != nil {
+				return err
+			}
+			for _, n := range names {
+				local, pivots = append(local, found{name: n}), append(pivots, pivot)
+				if stage.isDir(n) {
+					dirs++
+				} else {
+					files++
+				}
+			}
+			continue
 		}
 		list, err := a.context.find(ctx, src)
 		if err != nil {
@@ -104,9 +127,19 @@ func (a *assembly) copyInto(ctx context.Context, l *layer, c copying) error {
 		}
 	}
 	for i, f := range local {
-		if c.parents {
+		switch {
+		case stage != nil && c.parents:
+			rel := strings.TrimPrefix(strings.TrimPrefix(f.name, pivots[i]), "/")
+			if stage.isDir(f.name) {
+				err = k.fromStage(ctx, stage, f.name, path.Join(dst, rel), rel, true)
+			} else {
+				err = k.fromStage(ctx, stage, f.name, dst, rel, true)
+			}
+		case stage != nil:
+			err = k.fromStage(ctx, stage, f.name, dst, path.Base(f.name), isDir)
+		case c.parents:
 			err = k.withParents(ctx, f, pivots[i], dst)
-		} else {
+		default:
 			err = k.local(ctx, f, dst, isDir)
 		}
 		if err != nil {
