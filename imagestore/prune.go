@@ -21,6 +21,8 @@ import (
 type PruneOptions struct {
 	// DryRun counts what would be removed, and removes nothing.
 	DryRun bool
+	// Roots are kept with all they need, as if they had names.
+	Roots []ocispec.Descriptor
 	// Waiting, if not nil, is called once if others hold the store and Prune waits for them.
 	Waiting func()
 }
@@ -53,7 +55,7 @@ func (s *Store) Prune(ctx context.Context, opts PruneOptions) (PruneResult, erro
 		return fail(err)
 	}
 	defer unlock()
-	needed, err := s.needed(ctx)
+	needed, err := s.needed(ctx, opts.Roots)
 	if err != nil {
 		return fail(err)
 	}
@@ -82,8 +84,8 @@ func (s *Store) Prune(ctx context.Context, opts PruneOptions) (PruneResult, erro
 	return result, nil
 }
 
-// needed finds what the tags reach, also those that other tools wrote.
-func (s *Store) needed(ctx context.Context) (map[digest.Digest]bool, error) {
+// needed finds what the tags reach, also those that other tools wrote, and what roots do.
+func (s *Store) needed(ctx context.Context, roots []ocispec.Descriptor) (map[digest.Digest]bool, error) {
 	idx, err := s.readIndex()
 	if err != nil {
 		return nil, err
@@ -92,6 +94,11 @@ func (s *Store) needed(ctx context.Context) (map[digest.Digest]bool, error) {
 	for _, d := range idx.Manifests {
 		if err := w.visit(ctx, d, 0); err != nil {
 			return nil, fmt.Errorf("image %s: %w", d.Annotations[ocispec.AnnotationRefName], err)
+		}
+	}
+	for _, d := range roots {
+		if err := w.visit(ctx, d, 0); err != nil {
+			return nil, fmt.Errorf("root %s: %w", d.Digest, err)
 		}
 	}
 	return w.seen, nil

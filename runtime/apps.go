@@ -53,7 +53,7 @@ func apps(c *Cluster) []Batch {
 	for i, command := range c.Image.Spec.Cmds {
 		key := fmt.Sprintf("cmds:%s:%d", c.Image.Target.Digest, i)
 		b = append(b, first.On("run "+brief(command), func(ctx context.Context, out io.Writer) error {
-			return c.once(ctx, first, key, func() error {
+			return c.once(ctx, key, func() error {
 				return c.shell(ctx, first, node.Rootfs, nil, command, out)
 			})
 		}))
@@ -91,7 +91,7 @@ func (c *Cluster) launch(a clusterimage.App) Step {
 		skipped := 0
 		for i, command := range commands {
 			key := fmt.Sprintf("app:%s:%s:%d", a.Name, c.Image.Target.Digest, i)
-			err := c.once(ctx, first, key, func() error {
+			err := c.once(ctx, key, func() error {
 				return c.shell(ctx, first, path.Join(node.Rootfs, basefs.AppsDir, a.Name), c.AppEnv()[a.Name], command, out)
 			})
 			switch {
@@ -142,15 +142,15 @@ func quote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// once does what was not done on the host before, and ErrAlready if it was.
-func (c *Cluster) once(ctx context.Context, n *Node, key string, do func() error) error {
-	if n.Done(key) {
+// once does what was not done in the cluster before, and says ErrAlready if it was.
+func (c *Cluster) once(ctx context.Context, key string, do func() error) error {
+	if c.done(key) {
 		return ErrAlready
 	}
 	if err := do(); err != nil {
 		return err
 	}
-	return n.Mark(ctx, key)
+	return c.mark(ctx, key)
 }
 
 // shell runs a command of the image on a host. Command and environment travel on stdin, which nobody

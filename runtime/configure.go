@@ -25,11 +25,7 @@ func configure(c *Cluster) []Batch {
 			}),
 			n.On("set kernel settings and load modules", func(ctx context.Context, _ io.Writer) error { return c.kernel(ctx, n) }),
 			n.On(fmt.Sprintf("name %s and %s in /etc/hosts", APIServerName, c.Registry().Name), func(ctx context.Context, _ io.Writer) error {
-				ip := c.First().IP
-				return n.Host.Block(ctx, node.BlockRequest{
-					Path: "/etc/hosts", Marker: "keg",
-					Text: fmt.Sprintf("%s %s\n%s %s\n", ip, APIServerName, ip, c.Registry().Name),
-				})
+				return c.names(ctx, n)
 			}),
 			c.hook(n, "init"),
 			c.hook(n, "post-configure"),
@@ -100,7 +96,7 @@ done
 func (c *Cluster) hook(n *Node, name string) Step {
 	return n.On(fmt.Sprintf("run scripts/%s.sh, if there is one", name), func(ctx context.Context, out io.Writer) error {
 		done := fmt.Sprintf("hook:%s:%s", name, c.Image.Target.Digest)
-		if n.Done(done) {
+		if n.Done(done) || isClusterStep(done) && c.done(done) {
 			return ErrAlready
 		}
 		r, err := n.Host.Hook(ctx, node.HookRequest{Name: name, Env: c.Env(n)}, out)
@@ -109,6 +105,9 @@ func (c *Cluster) hook(n *Node, name string) Step {
 		}
 		if !r.Ran {
 			return ErrAlready
+		}
+		if isClusterStep(done) {
+			return c.mark(ctx, done)
 		}
 		return n.Mark(ctx, done)
 	})

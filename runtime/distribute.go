@@ -16,12 +16,12 @@ import (
 // Steps that HostState.Done knows.
 const (
 	doneUnpack = "unpack"
-	doneInit   = "init" // written by drivers; the control plane is made
+	// DoneInit is marked by drivers on the control plane that made the cluster, once it is made. From then
+	// on only an upgrade exchanges the image.
+	DoneInit = "init"
+	// DoneJoin is marked by drivers on every other host, once it is part of the cluster.
+	DoneJoin = "join"
 )
-
-// DoneInit is the step that a driver marks on the first control plane once it is made. From then on
-// the hosts' image is not exchanged.
-const DoneInit = doneInit
 
 // claim writes down whose the hosts are, before anything of theirs changes, and what is going to
 // appear there, so that whatever happens from here on can be undone.
@@ -34,6 +34,7 @@ func claim(c *Cluster) []Batch {
 					Cluster: c.Name, UID: c.UID, Role: string(n.Role), Node: n.Name, Address: n.IP,
 					Image: c.Image.Target.Digest, Name: c.Image.Name, Runtime: c.Driver.Name(),
 				}
+				s.Apps = n.State.Apps
 				if n.State.UID == c.UID && n.State.Image == s.Image {
 					s.Done = n.State.Done
 				}
@@ -49,13 +50,13 @@ func claim(c *Cluster) []Batch {
 // uploads is how many hosts are sent to at the same time: the operator's line is one.
 const uploads = 5
 
-// distribute sends what hosts do not have yet: the rootfs to all, the embedded images to the first
-// control plane, where the registry is.
+// distribute sends what hosts do not have yet: the rootfs to all, the embedded images to the control
+// planes, where the registries are.
 func distribute(c *Cluster) []Batch {
 	return []Batch{each(c.Nodes, func(n *Node) []Step {
 		blobs := c.blobsFor(n)
 		text := "send the rootfs"
-		if n == c.First() {
+		if n.Role == Master {
 			if images := len(c.embedded()); images > 0 {
 				text += " and " + count(images, "image", "images")
 			}
@@ -161,7 +162,7 @@ func (c *Cluster) blobsFor(n *Node) []ocispec.Descriptor {
 	if r, ok := c.Image.rootfs(n.Facts.Arch); ok {
 		image(r.Descriptor, r.Manifest)
 	}
-	if n != c.First() {
+	if n.Role != Master {
 		return list
 	}
 	for _, e := range c.embedded() {

@@ -23,6 +23,8 @@ const APIServerName = "apiserver.cluster.local"
 //	IMAGE_NAME          name of the cluster image
 //	NODE_NAME NODE_IP NODE_ROLE ARCH   of the host; NODE_ROLE is master or worker, ARCH a GOARCH
 //	MASTER_IP           of the first control plane
+//	API_ENDPOINT        APIEndpoint, "host:port"
+//	SANS                SANs, separated by commas
 //	MASTERS WORKERS     addresses, separated by commas
 //	APISERVER_NAME      apiserver.cluster.local
 //	REGISTRY REGISTRY_DOMAIN REGISTRY_PORT   the cluster's registry, "domain:port"
@@ -61,8 +63,8 @@ func (c *Cluster) Env(n *Node) map[string]string {
 		"CLUSTER_NAME": c.Name, "KUBE_VERSION": c.KubeVersion(),
 		"NODE_NAME": n.Name, "NODE_IP": n.IP, "NODE_ROLE": string(n.Role), "ARCH": n.Facts.Arch,
 		"MASTERS": ips(Master), "WORKERS": ips(Worker),
-		"APISERVER_NAME": APIServerName,
-		"REGISTRY":       r.Endpoint(), "REGISTRY_DOMAIN": r.Name, "REGISTRY_PORT": port,
+		"APISERVER_NAME": APIServerName, "API_ENDPOINT": c.APIEndpoint(), "SANS": strings.Join(c.SANs(), ","),
+		"REGISTRY": r.Endpoint(), "REGISTRY_DOMAIN": r.Name, "REGISTRY_PORT": port,
 		"ROOTFS": node.Rootfs,
 
 		"HostIP": n.IP, "HostIPFamily": family,

@@ -26,6 +26,7 @@ type Host interface {
 	Sysctl(ctx context.Context, r node.SysctlRequest) error
 	Units(ctx context.Context, r node.UnitRequest) error
 	Hook(ctx context.Context, r node.HookRequest, out io.Writer) (node.HookResponse, error)
+	Prune(ctx context.Context, r node.PruneRequest) (node.PruneResponse, error)
 	Undo(ctx context.Context) (node.UndoResponse, error)
 	Forget(ctx context.Context) error
 }

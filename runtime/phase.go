@@ -76,9 +76,10 @@ type phase struct {
 	// limit is how many hosts are worked on at the same time.
 	limit   int
 	batches func(c *Cluster) []Batch
-	// tolerant goes on without a host that failed.
-	tolerant bool
-	skip     func(c *Cluster) bool
+	// tolerant goes on without a host that failed; tolerated, if it is not nil, says for which hosts.
+	tolerant  bool
+	tolerated func(n *Node) bool
+	skip      func(c *Cluster) bool
 }
 
 func (p *phase) Title() string { return p.title }
@@ -141,7 +142,7 @@ func (p *phase) runHost(ctx context.Context, c *Cluster, steps []Step) error {
 			continue
 		}
 		err = &StepError{Phase: p.title, Host: s.Host, Step: s.Text, Err: err}
-		if p.tolerant && s.node != nil && ctx.Err() == nil {
+		if s.node != nil && ctx.Err() == nil && (p.tolerant || p.tolerated != nil && p.tolerated(s.node)) {
 			s.node.failed = err
 			return nil
 		}

@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/opencontainers/go-digest"
@@ -24,7 +26,8 @@ import (
 // registryPort is that of the registry unless env REGISTRY_PORT says otherwise.
 const registryPort = 5000
 
-// Registry is the cluster's own: keg-node serves the embedded images on the first control plane.
+// Registry is the cluster's own: keg-node serves the embedded images on every control plane. Name is
+// the host itself on a control plane, and on a worker its balancer.
 type Registry struct {
 	Name string // a host name that /etc/hosts of every host knows
 	Port int
@@ -49,7 +52,7 @@ func (c *Cluster) Registry() Registry {
 // registryCA is the authority that the registry's certificate is signed by, as PEM.
 type registryCA struct{ cert, key []byte }
 
-// Files of the registry on the first control plane, beside node.RegistryConfigFile.
+// Files of the registry on a control plane, beside node.RegistryConfigFile.
 var (
 	registryDir    = filepath.Dir(node.RegistryConfigFile)
 	registryCACert = registryDir + "/ca.crt"
@@ -65,12 +68,21 @@ func registry(c *Cluster) []Batch {
 	return []Batch{
 		{
 			c.hook(first, "pre-registry"),
-			first.On("make the registry's certificates", c.registryCertificates),
-			first.On("serve the image's containers at "+c.Registry().Endpoint(), c.registryServe),
+			first.On("make the registry's authority", c.registryAuthority),
 		},
-		each(c.Nodes, func(n *Node) []Step {
+		each(c.ByRole(Master), func(n *Node) []Step {
+			return []Step{
+				n.On("make the registry's certificate", func(ctx context.Context, _ io.Writer) error { return c.registryCertificate(ctx, n) }),
+				n.On("serve the image's containers at "+c.Registry().Endpoint(), func(ctx context.Context, _ io.Writer) error {
+					return c.registryServe(ctx, n, c.Image.Target.Digest)
+				}),
+			}
+		}),
+		each(c.ByRole(Worker), c.balancerSteps),
+		each(c.staying(), func(n *Node) []Step {
 			return []Step{n.On("pull all images from "+c.Registry().Endpoint(), func(ctx context.Context, _ io.Writer) error {
 				r, err := n.Host.Put(ctx, c.Driver.Mirror(c.Registry()))
+				n.changed = append(n.changed, r.Changed...)
 				if err == nil && len(r.Changed) == 0 {
 					return ErrAlready
 				}
@@ -81,37 +93,58 @@ func registry(c *Cluster) []Batch {
 	}
 }
 
-// registryCertificates makes the CA once in a cluster's life. The first control plane has it, and the
-// operator a copy.
-func (c *Cluster) registryCertificates(ctx context.Context, _ io.Writer) error {
-	first := c.First()
-	ca, err := readCA(ctx, first.Runner)
+// registryAuthority makes the CA once in a cluster's life. Every control plane has it, and the operator
+// a copy.
+func (c *Cluster) registryAuthority(ctx context.Context, _ io.Writer) error {
+	if err := c.findAuthority(ctx); err != nil {
+		return err
+	}
+	if c.ca.cert != nil {
+		if err := c.saveCA(); err != nil {
+			return err
+		}
+		return ErrAlready
+	}
+	made, err := pki.NewCA("keg registry of cluster " + c.Name)
 	if err != nil {
 		return err
 	}
-	if ca.cert == nil {
-		if ca, err = c.savedCA(); err != nil {
-			return err
+	c.ca = registryCA{cert: made.CertPEM(), key: made.KeyPEM()}
+	return c.saveCA()
+}
+
+// findAuthority looks for the CA on the control planes, then in a backup, then with the operator.
+func (c *Cluster) findAuthority(ctx context.Context) error {
+	for _, n := range c.ByRole(Master) {
+		if n.Runner == nil || n.failed != nil {
+			continue
 		}
-	}
-	if ca.cert == nil {
-		made, err := pki.NewCA("keg registry of cluster " + c.Name)
+		ca, err := readCA(ctx, n.Runner)
 		if err != nil {
 			return err
 		}
-		ca = registryCA{cert: made.CertPEM(), key: made.KeyPEM()}
+		if ca.cert != nil {
+			c.ca = ca
+			return nil
+		}
 	}
+	if c.backup != nil {
+		c.ca = c.backup.ca
+		return nil
+	}
+	ca, err := c.savedCA()
 	c.ca = ca
-	if err := c.saveCA(); err != nil {
-		return err
-	}
-	authority, err := pki.ParseCA(ca.cert, ca.key)
+	return err
+}
+
+func (c *Cluster) registryCertificate(ctx context.Context, n *Node) error {
+	authority, err := pki.ParseCA(c.ca.cert, c.ca.key)
 	if err != nil {
 		return fmt.Errorf("reading the registry's CA: %w", err)
 	}
 	names := []string{c.Registry().Name, "localhost"}
-	ips := []netip.Addr{parseAddr(first.IP), netip.AddrFrom4([4]byte{127, 0, 0, 1})}
-	if cert, err := readFile(ctx, first.Runner, registryCert); err != nil {
+	ips := []netip.Addr{parseAddr(n.IP), netip.AddrFrom4([4]byte{127, 0, 0, 1})}
+	if cert, err := readFile(ctx, n.Runner, registryCert); err != nil {
 		return err
 	} else if cert != nil && authority.Covers(cert, names, ips) {
 		return ErrAlready
@@ -120,33 +153,45 @@ func (c *Cluster) registryCertificates(ctx context.Context, _ io.Writer) error {
 	if err != nil {
 		return err
 	}
-	_, err = first.Host.Put(ctx, []File{
-		{Path: registryCACert, Mode: 0o644, Data: ca.cert},
-		{Path: registryCAKey, Mode: 0o600, Data: ca.key},
+	_, err = n.Host.Put(ctx, []File{
+		{Path: registryCAKey, Mode: 0o600, Data: c.ca.key},
+		{Path: registryCACert, Mode: 0o644, Data: c.ca.cert}, // it says that its key is there
 		{Path: registryKey, Mode: 0o600, Data: key},
 		{Path: registryCert, Mode: 0o644, Data: cert},
 	})
 	return err
 }
 
-func (c *Cluster) registryServe(ctx context.Context, _ io.Writer) error {
-	first := c.First()
+// registryServe serves what some cluster images embed, and what apps that came later do. The first
+// wins where two embed an image of one name.
+func (c *Cluster) registryServe(ctx context.Context, n *Node, images ...digest.Digest) error {
+	indexes := images
+	for _, d := range slices.Sorted(maps.Keys(n.State.Apps)) {
+		if !slices.Contains(indexes, d) {
+			indexes = append(indexes, d)
+		}
+	}
 	config, err := json.MarshalIndent(node.RegistryConfig{
 		Listen:   ":" + strconv.Itoa(c.Registry().Port),
 		CertFile: registryCert, KeyFile: registryKey,
-		Indexes: []digest.Digest{c.Image.Target.Digest},
+		Indexes: indexes,
 	}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encoding the registry's configuration: %w", err)
 	}
-	r, err := first.Host.Put(ctx, []File{
+	r, err := n.Host.Put(ctx, []File{
 		{Path: node.RegistryConfigFile, Mode: 0o600, Data: append(config, '\n')},
 		{Path: registryUnit, Mode: 0o644, Data: []byte(node.RegistryUnit)},
 	})
 	if err != nil {
 		return err
 	}
-	return first.Host.Units(ctx, node.UnitRequest{Units: []string{node.RegistryUnitName}, Restart: len(r.Changed) > 0})
+	return n.Host.Units(ctx, node.UnitRequest{Units: []string{node.RegistryUnitName}, Restart: len(r.Changed) > 0})
+}
+
+// restartRegistry makes the registry on a control plane read its certificate anew.
+func (n *Node) restartRegistry(ctx context.Context) error {
+	return n.Host.Units(ctx, node.UnitRequest{Units: []string{node.RegistryUnitName}, Restart: true})
 }
 
 // readFile reads a file on a host; nil if it is not there.

@@ -59,13 +59,13 @@ func Reset(ctx context.Context, c *Cluster) (ResetReport, error) {
 		}
 		report.Hosts = append(report.Hosts, h)
 	}
-	errs = append(errs, c.forgetRecord(left))
+	errs = append(errs, c.forgetRecord(left, false))
 	return report, errors.Join(errs...)
 }
 
 // forgetRecord keeps in the record only the hosts that are left, and removes the operator's directory
 // if there are none.
-func (c *Cluster) forgetRecord(left []*Node) error {
+func (c *Cluster) forgetRecord(left []*Node, complete bool) error {
 	if c.Dir == "" {
 		return nil
 	}
@@ -79,7 +79,7 @@ func (c *Cluster) forgetRecord(left []*Node) error {
 	if err != nil || r == nil {
 		return err
 	}
-	r.Complete = false
+	r.Complete = r.Complete && complete
 	r.Nodes = slices.DeleteFunc(r.Nodes, func(n RecordNode) bool {
 		return !slices.ContainsFunc(left, func(l *Node) bool { return l.Address == n.Address })
 	})
@@ -136,26 +136,12 @@ func resetRuntime(c *Cluster) []Batch {
 // undo puts back what the recorder on the host knows of.
 func undo(c *Cluster) []Batch {
 	return []Batch{each(c.Nodes, func(n *Node) []Step {
-		return []Step{n.On("put back what was changed", func(ctx context.Context, _ io.Writer) error {
-			r, err := n.Host.Undo(ctx)
-			if err != nil {
-				return err
-			}
-			n.reset.Restored, n.reset.Residue = r.Restored, r.Residue
-			if len(r.Residue) > 0 {
-				return &ResidueError{Residue: r.Residue}
-			}
-			return nil
-		})}
+		return []Step{n.On("put back what was changed", func(ctx context.Context, _ io.Writer) error { return c.undoHost(ctx, n) })}
 	})}
 }
 
 func forget(c *Cluster) []Batch {
 	return []Batch{each(c.Nodes, func(n *Node) []Step {
-		return []Step{n.On("remove keg-node", func(ctx context.Context, _ io.Writer) error {
-			err := n.Host.Forget(ctx)
-			n.forgotten = err == nil
-			return err
-		})}
+		return []Step{n.On("remove keg-node", func(ctx context.Context, _ io.Writer) error { return c.forgetHost(ctx, n) })}
 	})}
 }

@@ -136,6 +136,7 @@ type Node struct {
 	known     bool          // Facts and State are what the host says
 	forgotten bool          // keg-node is gone from there
 	findings  []Finding
+	leaving   bool // taken off the cluster by Remove
 	reset     ResetHost
 	changed   []string // paths that installing changed
 	failed    error    // of a reset: nothing more is tried here
@@ -178,12 +179,26 @@ func (n *Node) setState(ctx context.Context, state node.HostState) error {
 	return nil
 }
 
-// Options are what a run may be told.
+// Options are what a run may be told. All but Progress is kept on the control planes, so that later
+// commands, also by another operator, work with the same settings.
 type Options struct {
 	// Progress hears of phases and steps. The ID of a step is "PHASE/HOST/TEXT".
 	Progress progress.Func
+	Settings
+}
+
+// Settings are what a cluster was made with.
+type Settings struct {
 	// Env overrides the image's defaults.
-	Env map[string]string
+	Env map[string]string `json:"env,omitempty"`
+	// Config are documents of the runtime's own configuration, merged over keg's: the user's word is last.
+	Config []Document `json:"config,omitempty"`
+	// Endpoint is "host:port" of a load balancer in front of the API that is there already; "" is none.
+	Endpoint string `json:"endpoint,omitempty"`
+	// VIP is an address that one of the control planes has at a time; "" is none.
+	VIP string `json:"vip,omitempty"`
+	// SANs are more names and addresses for the API's certificate.
+	SANs []string `json:"sans,omitempty"`
 }
 
 // Cluster is the cluster that phases work on. The caller fills in the exported fields; UID and those
@@ -213,6 +228,8 @@ type Cluster struct {
 	Agent   func(ctx context.Context, r remote.Runner) (Host, error)
 	Options Options
 
+	lead     *Node // settled by facts
+	backup   *Archive
 	findings []Finding
 	mu       sync.Mutex // of cleanups
 	cleanups []func(ctx context.Context) error
@@ -220,25 +237,54 @@ type Cluster struct {
 	ca       registryCA
 }
 
-// First is the first control plane, where the registry and the apps' commands run.
+// First is the control plane that is asked, and where the apps' commands run: the first in the list that
+// is one already, or, as long as none is, the first that is to be one. It is nil if all are leaving.
 func (c *Cluster) First() *Node {
-	for _, n := range c.Nodes {
-		if n.Role == Master {
-			return n
-		}
+	if c.lead != nil {
+		return c.lead
+	}
+	if masters := c.ByRole(Master); len(masters) > 0 {
+		return masters[0]
 	}
 	return nil
 }
 
-// ByRole are the nodes of a role, in the order given.
+// ByRole are the nodes of a role that stay, in the order given.
 func (c *Cluster) ByRole(r Role) []*Node {
 	var list []*Node
-	for _, n := range c.Nodes {
+	for _, n := range c.staying() {
 		if n.Role == r {
 			list = append(list, n)
 		}
 	}
 	return list
+}
+
+// staying are the nodes that are not on their way out.
+func (c *Cluster) staying() []*Node {
+	return slices.DeleteFunc(slices.Clone(c.Nodes), func(n *Node) bool { return n.leaving })
+}
+
+// Made says whether the host is part of the cluster's control plane, as far as keg noted.
+func (n *Node) Made() bool {
+	return n.Role == Master && n.failed == nil && (n.Done(DoneInit) || n.Done(DoneJoin))
+}
+
+// settleLead chooses First by what the hosts say.
+func (c *Cluster) settleLead() {
+	c.lead = nil
+	for _, n := range c.ByRole(Master) {
+		if n.Made() && n.State.Cluster == c.Name {
+			c.lead = n
+			return
+		}
+	}
+	for _, n := range c.ByRole(Master) { // nothing is made, or nothing answers
+		if n.failed == nil {
+			c.lead = n
+			return
+		}
+	}
 }
 
 // Defer has f called when the run ends, however it ends; the last one deferred is called first. Its ctx

@@ -90,6 +90,7 @@ func Status(ctx context.Context, c *Cluster) (ClusterStatus, error) {
 		}
 		s.Hosts = append(s.Hosts, h)
 	}
+	c.settleLead()
 	first := c.First()
 	switch {
 	case first == nil || first.failed != nil:
@@ -98,7 +99,7 @@ func Status(ctx context.Context, c *Cluster) (ClusterStatus, error) {
 	case c.Driver == nil:
 		s.API = "this build has no driver for " + s.Runtime
 	default:
-		if s.Nodes, err = c.Driver.Nodes(ctx, c); err != nil {
+		if s.Nodes, err = c.APINodes(ctx); err != nil {
 			s.API = redact(err.Error())
 			s.Nodes = []NodeStatus{}
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -27,8 +28,23 @@ func (c *Cluster) check() error {
 	switch masters := len(c.ByRole(Master)); {
 	case masters == 0:
 		add("", "masters", "there is no control plane", "name one host with --masters")
-	case masters > 1:
-		add("", "masters", fmt.Sprintf("%d control planes are asked for; more control planes come with a later version", masters), "name one host with --masters, the others with --nodes")
+	case masters%2 == 0:
+		list = append(list, Finding{
+			ID: "masters", Severity: Warning,
+			Text: fmt.Sprintf("%d control planes bear no more failures than %d: etcd needs a majority", masters, masters-1),
+			Cure: "use an odd number of --masters",
+		})
+	}
+	if c.Options.Endpoint != "" {
+		if host, port, err := net.SplitHostPort(c.Options.Endpoint); err != nil || host == "" || port == "" {
+			add("", "endpoint", fmt.Sprintf("%q is no endpoint", c.Options.Endpoint), "give host:port, such as api.example.com:6443")
+		}
+	}
+	if c.Options.VIP != "" && !parseAddr(c.Options.VIP).IsValid() {
+		add("", "vip", fmt.Sprintf("%q is no IP address", c.Options.VIP), "give a free address of the hosts' own network")
+	}
+	if c.Driver != nil {
+		list = append(list, c.Driver.CheckRequest(c)...)
 	}
 	role := map[string]Role{}
 	for _, n := range c.Nodes {
@@ -55,6 +71,11 @@ func (c *Cluster) check() error {
 	if c.Image != nil && len(c.Image.Platforms) == 0 {
 		add("", "image", "the image has no rootfs", "build it with keg build, or name another")
 	}
+	for _, f := range list {
+		if f.Severity == Warning {
+			c.findings = append(c.findings, f)
+		}
+	}
 	return judge(list)
 }
 
@@ -75,7 +96,9 @@ func (c *Cluster) checkRecord() error {
 		return err
 	}
 	i := slices.IndexFunc(r.Nodes, func(n RecordNode) bool { return n.Role == Master })
-	if i < 0 || r.Nodes[i].Address == c.First().Address {
+	if i < 0 || slices.ContainsFunc(r.Nodes, func(n RecordNode) bool {
+		return n.Role == Master && slices.ContainsFunc(c.ByRole(Master), func(m *Node) bool { return m.Address == n.Address })
+	}) {
 		return nil
 	}
 	return judge([]Finding{{
@@ -87,7 +110,11 @@ func (c *Cluster) checkRecord() error {
 
 // validate compares hosts with each other and settles the cluster's UID. It collects findings.
 func validate(c *Cluster) []Batch {
-	return []Batch{{{Text: "compare hosts", Do: func(context.Context, io.Writer) error {
+	return []Batch{{{Text: "compare hosts", Do: func(ctx context.Context, _ io.Writer) error {
+		c.settleLead()
+		if err := c.recallSettings(ctx); err != nil {
+			return err
+		}
 		c.findings = append(c.findings, c.foreign()...)
 		c.findings = append(c.findings, c.duplicates()...)
 		c.findings = append(c.findings, c.clocks()...)
@@ -105,7 +132,7 @@ func (c *Cluster) foreign() []Finding {
 		list = append(list, Finding{Host: n.Address.String(), ID: id, Severity: Fatal, Text: text, Cure: cure})
 	}
 	reset := func(name string) string { return fmt.Sprintf("`keg reset --name %s` frees it", name) }
-	first := c.First()
+	made := len(c.madeMasters()) > 0
 	for _, n := range c.Nodes {
 		s := n.State
 		switch {
@@ -123,8 +150,8 @@ func (c *Cluster) foreign() []Finding {
 		if s.Role != string(n.Role) {
 			add(n, "other-role", fmt.Sprintf("it is a %s of this cluster, not a %s", s.Role, n.Role), reset(c.Name)+"; roles do not change")
 		}
-		if s.Image != c.Image.Target.Digest && first != nil && first.Done(doneInit) {
-			add(n, "other-image", fmt.Sprintf("it runs %s (%s)", s.Name, s.Image), "run that image; to another one there is only "+reset(c.Name))
+		if s.Image != c.Image.Target.Digest && made {
+			add(n, "other-image", fmt.Sprintf("it runs %s (%s)", s.Name, s.Image), fmt.Sprintf("run that image, or change it with `keg upgrade --name %s`", c.Name))
 		}
 	}
 	if c.UID == "" {

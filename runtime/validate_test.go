@@ -20,7 +20,8 @@ func (plainDriver) Name() string { return "plain" }
 func (plainDriver) Env(*Cluster, *Node) map[string]string {
 	return map[string]string{"POD_CIDR": "10.244.0.0/16", "SERVICE_CIDR": "10.96.0.0/12"}
 }
-func (plainDriver) Preflight(c *Cluster, n *Node) []Finding { return nil }
+func (plainDriver) Preflight(*Cluster, *Node) []Finding { return nil }
+func (plainDriver) CheckRequest(*Cluster) []Finding     { return nil }
 
 func goodCluster() *Cluster {
 	c := &Cluster{Name: "shop", Driver: plainDriver{}, Image: &Image{Name: "shop:v1", Platforms: map[string]Rootfs{"linux/amd64": {}}}}
@@ -58,7 +59,10 @@ func TestCheckRequest(t *testing.T) {
 	}{
 		{"good", func(*Cluster) {}, nil},
 		{"no master", func(c *Cluster) { c.Nodes = c.Nodes[1:] }, []string{"masters error"}},
-		{"two masters", func(c *Cluster) { c.Nodes[1].Role = Master }, []string{"masters error"}},
+		{"three masters", func(c *Cluster) { c.Nodes[1].Role, c.Nodes[2].Role = Master, Master }, nil},
+		{"two masters are warned of", func(c *Cluster) { c.Nodes[1].Role = Master }, nil},
+		{"no endpoint", func(c *Cluster) { c.Options.Endpoint = "api.example.com" }, []string{"endpoint error"}},
+		{"no VIP", func(c *Cluster) { c.Options.VIP = "api" }, []string{"vip error"}},
 		{"a host twice", func(c *Cluster) { c.Nodes[2].Address = c.Nodes[1].Address }, []string{"duplicate-host error"}},
 		{"a host in both lists", func(c *Cluster) { c.Nodes[2].Address = c.Nodes[0].Address }, []string{"two-roles error"}},
 		{"the same address spelled otherwise", func(c *Cluster) { c.Nodes[2].Address.Host = "::ffff:192.0.2.1" }, []string{"two-roles error"}},

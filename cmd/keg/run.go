@@ -164,7 +164,7 @@ func (a *app) newCluster(flags runFlags) (*runtime.Cluster, error) {
 		Login:      flags.ssh.login(),
 		Connect:    connect,
 		Agent:      newAgent,
-		Options:    runtime.Options{Env: env},
+		Options:    runtime.Options{Settings: runtime.Settings{Env: env}},
 	}, nil
 }
 

@@ -129,10 +129,14 @@ func (Driver) CommandEnv() map[string]string {
 	return map[string]string{"KUBECONFIG": adminConf, "KUBECACHEDIR": node.Dir + "/kubectl"}
 }
 
-// kubectl runs kubectl on the first control plane, as administrator.
+// Kubectl reads the administrator's kubeconfig.
+func (Driver) Kubectl() []string {
+	return []string{binDir + "/kubectl", "--kubeconfig", adminConf, "--cache-dir", node.Dir + "/kubectl"}
+}
+
+// kubectl asks the API through the first control plane.
 func kubectl(ctx context.Context, c *runtime.Cluster, args ...string) ([]byte, error) {
-	all := append([]string{binDir + "/kubectl", "--kubeconfig", adminConf, "--cache-dir", node.Dir + "/kubectl", "--request-timeout", "15s"}, args...)
-	return remote.Output(ctx, c.First().Runner, all...)
+	return c.Kubectl(ctx, append(args, "--request-timeout=15s")...)
 }
 
 // existing says which of the paths are on the host.

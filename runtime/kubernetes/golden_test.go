@@ -55,7 +55,7 @@ func render(t *testing.T, name string, env map[string]string) []byte {
 // scene is a cluster with facts as a run would find them.
 func scene(workers int, cgroup int, env map[string]string) *runtime.Cluster {
 	img, _ := testImage()
-	c := &runtime.Cluster{Name: "shop", Driver: Driver{}, Image: img, Options: runtime.Options{Env: env}}
+	c := &runtime.Cluster{Name: "shop", Driver: Driver{}, Image: img, Options: runtime.Options{Settings: runtime.Settings{Env: env}}}
 	for i := range workers + 1 {
 		n := &runtime.Node{Role: runtime.Worker, Name: fmt.Sprintf("h%d", i+1), IP: fmt.Sprintf("192.0.2.%d", i+11)}
 		n.Address.Host = n.IP

@@ -5,13 +5,10 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"time"
 
 	"github.com/clusterimage/keg/runtime"
 	"github.com/clusterimage/keg/runtime/node"
 )
-
-const doneJoin = "join"
 
 // decideJoin says what is left to do for a worker: registered is whether the API has a node of its name.
 func decideJoin(registered bool, paths []string) action {
@@ -31,9 +28,9 @@ type join struct {
 	nodes []string // registered before
 }
 
-// Join makes the workers nodes, with a token that lives no longer than the joins.
-func (d Driver) Join(c *runtime.Cluster) []runtime.Batch {
-	first, workers := c.First(), c.ByRole(runtime.Worker)
+// JoinWorkers makes the workers nodes, with a token that lives no longer than the joins.
+func (d Driver) JoinWorkers(c *runtime.Cluster, workers []*runtime.Node) []runtime.Batch {
+	first := c.First()
 	j := &join{}
 	steps := runtime.Batch{}
 	for _, n := range workers {
@@ -42,7 +39,7 @@ func (d Driver) Join(c *runtime.Cluster) []runtime.Batch {
 		}))
 	}
 	return []runtime.Batch{
-		{first.On("make a join token", func(ctx context.Context, _ writer) error { return j.prepare(ctx, d, c) })},
+		{first.On("make a join token", func(ctx context.Context, _ writer) error { return j.prepare(ctx, c, workers) })},
 		steps,
 		{first.On("delete the join token", func(ctx context.Context, _ writer) error {
 			if j.token == "" {
@@ -54,16 +51,16 @@ func (d Driver) Join(c *runtime.Cluster) []runtime.Batch {
 }
 
 // prepare makes the token, unless all workers have joined already.
-func (j *join) prepare(ctx context.Context, d Driver, c *runtime.Cluster) error {
-	list, err := d.Nodes(ctx, c)
+func (j *join) prepare(ctx context.Context, c *runtime.Cluster, workers []*runtime.Node) error {
+	list, err := c.APINodes(ctx)
 	if err != nil {
 		return err
 	}
 	for _, n := range list {
 		j.nodes = append(j.nodes, n.Name)
 	}
-	if !slices.ContainsFunc(c.ByRole(runtime.Worker), func(n *runtime.Node) bool {
-		return !n.Done(doneJoin) || !slices.Contains(j.nodes, n.Name)
+	if !slices.ContainsFunc(workers, func(n *runtime.Node) bool {
+		return !n.Done(runtime.DoneJoin) || !slices.Contains(j.nodes, n.Name)
 	}) {
 		return runtime.ErrAlready
 	}
@@ -118,7 +115,7 @@ func (j *join) worker(ctx context.Context, c *runtime.Cluster, n *runtime.Node, 
 		if err := n.Host.Units(ctx, node.UnitRequest{Units: []string{"kubelet.service"}}); err != nil {
 			return err
 		}
-		if err := n.Mark(ctx, doneJoin); err != nil {
+		if err := n.Mark(ctx, runtime.DoneJoin); err != nil {
 			return err
 		}
 		return runtime.ErrAlready
@@ -126,7 +123,7 @@ func (j *join) worker(ctx context.Context, c *runtime.Cluster, n *runtime.Node, 
 	if j.token == "" {
 		return fmt.Errorf("joining: the host says that it joined before, but %s is not as it was left; run again", kubeletConf)
 	}
-	if err := n.Unmark(ctx, func(s string) bool { return s == doneJoin }); err != nil {
+	if err := n.Unmark(ctx, func(s string) bool { return s == runtime.DoneJoin }); err != nil {
 		return err
 	}
 	if what == redo {
@@ -153,33 +150,5 @@ func (j *join) worker(ctx context.Context, c *runtime.Cluster, n *runtime.Node, 
 	if err := kubeadm(ctx, n, "join.yaml", config, out, "join"); err != nil {
 		return err
 	}
-	return n.Mark(ctx, doneJoin)
-}
-
-// readyLimit is long, since a kubelet that registers slowly stays "not ready" for two minutes and then
-// comes by itself.
-const readyLimit = 5 * time.Minute
-
-// Ready waits for every node.
-func (d Driver) Ready(c *runtime.Cluster) []runtime.Batch {
-	var b runtime.Batch
-	for _, n := range c.Nodes {
-		b = append(b, n.On("wait until the node is ready", func(ctx context.Context, _ writer) error {
-			return runtime.Wait(ctx, readyLimit, "node "+n.Name, func(ctx context.Context) error {
-				list, err := d.Nodes(ctx, c)
-				if err != nil {
-					return err
-				}
-				i := slices.IndexFunc(list, func(s runtime.NodeStatus) bool { return s.Name == n.Name })
-				switch {
-				case i < 0:
-					return fmt.Errorf("the API has no node %q", n.Name)
-				case !list[i].Ready:
-					return fmt.Errorf("node %s is not ready: %s", n.Name, list[i].Reason)
-				}
-				return nil
-			})
-		}))
-	}
-	return []runtime.Batch{b}
+	return n.Mark(ctx, runtime.DoneJoin)
 }

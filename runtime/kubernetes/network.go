@@ -67,8 +67,8 @@ func (d Driver) Network(c *runtime.Cluster) []runtime.Batch {
 	}
 	return []runtime.Batch{
 		{c.First().On("learn each node's pod network", func(ctx context.Context, _ writer) error {
-			return runtime.Wait(ctx, readyLimit, "the nodes' pod networks", func(ctx context.Context) error {
-				list, err := d.Nodes(ctx, c)
+			return runtime.Wait(ctx, runtime.NodeReadyLimit, "the nodes' pod networks", func(ctx context.Context) error {
+				list, err := c.APINodes(ctx)
 				if err != nil {
 					return err
 				}

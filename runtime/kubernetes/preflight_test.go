@@ -62,41 +62,6 @@ func TestPreflight(t *testing.T) {
 	}
 }
 
-func TestParseNodes(t *testing.T) {
-	got, err := parseNodes([]byte(`{"items":[
-		{"metadata":{"name":"h1","labels":{"node-role.kubernetes.io/control-plane":"","x":"y"}},"spec":{"podCIDR":"10.244.0.0/24"},
-		 "status":{"conditions":[{"type":"Ready","status":"True"}],"addresses":[{"type":"Hostname","address":"h1"},{"type":"InternalIP","address":"192.0.2.11"}],
-		 "nodeInfo":{"kubeletVersion":"v1.37.2","containerRuntimeVersion":"containerd://2.4.2"}}},
-		{"metadata":{"name":"h2"},"status":{"conditions":[{"type":"Ready","status":"False","reason":"KubeletNotReady","message":"no network"}]}},
-		{"metadata":{"name":"h3"}}]}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := []runtime.NodeStatus{
-		{Name: "h1", Ready: true, Roles: []string{"control-plane"}, Version: "v1.37.2", Engine: "containerd://2.4.2", Address: "192.0.2.11", PodCIDR: "10.244.0.0/24"},
-		{Name: "h2", Reason: "KubeletNotReady: no network"},
-		{Name: "h3", Reason: "its kubelet has not reported yet"},
-	}
-	if d := cmp.Diff(want, got); d != "" {
-		t.Errorf("(-want +got):\n%s", d)
-	}
-	if _, err := parseNodes([]byte("{")); err == nil {
-		t.Error("half a document was read")
-	}
-}
-
-func TestExternalKubeconfig(t *testing.T) {
-	got, err := externalKubeconfig([]byte("clusters:\n- cluster:\n    server: https://apiserver.cluster.local:6443\n  name: shop\n"), "https://192.0.2.11:6443")
-	if err != nil || string(got) != "clusters:\n- cluster:\n    server: https://192.0.2.11:6443\n  name: shop\n" {
-		t.Errorf("got %s, %v", got, err)
-	}
-	for _, bad := range []string{"", "clusters: 1", "a: [", "clusters: []"} {
-		if _, err := externalKubeconfig([]byte(bad), "x"); err == nil {
-			t.Errorf("%q was taken for a kubeconfig", bad)
-		}
-	}
-}
-
 func TestToken(t *testing.T) {
 	seen := map[token]bool{}
 	for range 100 {

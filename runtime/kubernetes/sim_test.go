@@ -244,7 +244,7 @@ func (m *machine) kubeadm(args []string) error {
 			return errKilled
 		}
 		m.host.Write(kubeletConf, "x")
-		m.host.Write(adminConf, "clusters: [{cluster: {server: https://apiserver.cluster.local:6443}}]\n")
+		m.host.Write(adminConf, "clusters: [{cluster: {server: https://apiserver.cluster.local:6443}}]\nusers: [{user: {}}]\ncontexts: [{context: {}}]\n")
 		clear(s.nodes)
 		clear(s.secrets)
 		s.nodes[m.name] = 0

@@ -56,6 +56,9 @@ const (
 	VerbHook     Verb = "hook"      // HookRequest, HookResponse
 	VerbRegistry Verb = "registry"  // serves until SIGTERM; reads RegistryConfigFile
 	VerbBalance  Verb = "balance"   // serves until SIGTERM; reads BalancerConfigFile
+	VerbVIP      Verb = "vip"       // serves until SIGTERM; reads VIPConfigFile
+	VerbVIPDrop  Verb = "vip-drop"  // nothing, Nothing: takes away an address that a killed vip left
+	VerbPrune    Verb = "prune"     // PruneRequest, PruneResponse
 	VerbUndo     Verb = "undo"      // nothing, UndoResponse
 	VerbResidue  Verb = "residue"   // nothing, UndoResponse
 	VerbForget   Verb = "forget"    // nothing, Nothing
@@ -130,6 +133,9 @@ type HostState struct {
 	Image   digest.Digest `json:"image"` // the cluster image's index
 	Name    string        `json:"name"`  // the image's name
 	Runtime string        `json:"runtime"`
+	// Apps are app images that came to the cluster later, by the digest of their index, with the name
+	// they had. Control planes serve what they embed.
+	Apps map[digest.Digest]string `json:"apps,omitempty"`
 	// Done are the steps that ended well on this host, such as "unpack", "init".
 	Done []string `json:"done,omitempty"`
 }
@@ -169,6 +175,19 @@ type File struct {
 	Path string // absolute
 	Mode int64  // permission bits
 	Data []byte
+}
+
+// PruneRequest asks to remove every blob that none of the roots needs.
+type PruneRequest struct {
+	// Roots are indexes of cluster images and manifests of rootfs images. What of theirs is not on the host
+	// does not matter.
+	Roots []ocispec.Descriptor `json:"roots"`
+}
+
+// PruneResponse says what was removed.
+type PruneResponse struct {
+	Blobs int   `json:"blobs"`
+	Bytes int64 `json:"bytes"`
 }
 
 // UnpackRequest asks to unpack a rootfs image from the host's store into Rootfs. A Rootfs already of

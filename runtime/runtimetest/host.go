@@ -299,6 +299,11 @@ func (h *Host) Hook(ctx context.Context, r node.HookRequest, _ io.Writer) (node.
 	return node.HookResponse{Ran: true}, nil
 }
 
+// Prune implements runtime.Host. It removes nothing.
+func (h *Host) Prune(ctx context.Context, r node.PruneRequest) (node.PruneResponse, error) {
+	return node.PruneResponse{}, h.call(ctx, "prune, keep %d", len(r.Roots))
+}
+
 // Undo implements runtime.Host.
 func (h *Host) Undo(ctx context.Context) (node.UndoResponse, error) {
 	if err := h.call(ctx, "undo"); err != nil {

@@ -95,6 +95,11 @@ func (c *Client) Hook(ctx context.Context, r node.HookRequest, out io.Writer) (n
 	return ask[node.HookResponse](ctx, &Client{Runner: c.Runner, Log: out}, node.VerbHook, r)
 }
 
+// Prune removes blobs that are needed no more.
+func (c *Client) Prune(ctx context.Context, r node.PruneRequest) (node.PruneResponse, error) {
+	return ask[node.PruneResponse](ctx, c, node.VerbPrune, r)
+}
+
 // Undo puts back everything that keg changed on the host.
 func (c *Client) Undo(ctx context.Context) (node.UndoResponse, error) {
 	return ask[node.UndoResponse](ctx, c, node.VerbUndo, nil)

@@ -121,3 +121,21 @@ func (h *Host) receiveOne(ctx context.Context, store *imagestore.Store, hdr *tar
 	}
 	return hdr.Size, nil
 }
+
+// Prune removes blobs that none of the roots needs.
+func (h *Host) Prune(ctx context.Context, req node.PruneRequest) (node.PruneResponse, error) {
+	if len(req.Roots) == 0 {
+		return node.PruneResponse{}, node.Errorf(node.KindRequest, "nothing is to be kept: that is what forget is for")
+	}
+	for _, d := range req.Roots {
+		if err := validDigest(d.Digest); err != nil {
+			return node.PruneResponse{}, err
+		}
+	}
+	store, err := h.store()
+	if err != nil {
+		return node.PruneResponse{}, err
+	}
+	r, err := store.Prune(ctx, imagestore.PruneOptions{Roots: req.Roots})
+	return node.PruneResponse{Blobs: r.Blobs, Bytes: r.Bytes}, err
+}

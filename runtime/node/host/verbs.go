@@ -22,7 +22,7 @@ func Verbs() []node.Verb {
 	return []node.Verb{
 		node.VerbFacts, node.VerbLock, node.VerbState, node.VerbSetState, node.VerbMissing, node.VerbReceive, node.VerbUnpack,
 		node.VerbRender, node.VerbInstall, node.VerbPut, node.VerbClaim, node.VerbBlock, node.VerbSysctl, node.VerbUnits,
-		node.VerbHook, node.VerbRegistry, node.VerbBalance, node.VerbUndo, node.VerbResidue, node.VerbForget,
+		node.VerbHook, node.VerbRegistry, node.VerbBalance, node.VerbVIP, node.VerbVIPDrop, node.VerbPrune, node.VerbUndo, node.VerbResidue, node.VerbForget,
 	}
 }
 
@@ -64,6 +64,12 @@ func (h *Host) Do(ctx context.Context, verb node.Verb, in io.Reader, out io.Writ
 		return h.Registry(ctx)
 	case node.VerbBalance:
 		return h.Balance(ctx)
+	case node.VerbVIP:
+		return h.VIP(ctx)
+	case node.VerbVIPDrop:
+		return reply(out)(node.Nothing{}, h.DropVIP(ctx))
+	case node.VerbPrune:
+		return answer(ctx, in, out, h.Prune)
 	case node.VerbUndo:
 		return reply(out)(h.Undo(ctx))
 	case node.VerbResidue:

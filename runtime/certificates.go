@@ -1,0 +1,197 @@
+package runtime
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/clusterimage/keg/runtime/remote"
+)
+
+// Certificate is one certificate on a host.
+type Certificate struct {
+	Host    string    `json:"host"`
+	File    string    `json:"file"`
+	Subject string    `json:"subject"`
+	CA      bool      `json:"ca"`
+	Expires time.Time `json:"expires"`
+	SANs    []string  `json:"sans,omitempty"`
+}
+
+// ServicePhases are those before any work on a cluster that is there: reach all its hosts, and refuse
+// if they are not all its own.
+func servicePhases() []Phase {
+	return []Phase{
+		&phase{title: "connect", limit: 30, batches: connect},
+		&phase{title: "send keg-node", limit: 10, batches: sendAgent},
+		&phase{title: "lock", limit: 30, batches: lock},
+		&phase{title: "gather facts", limit: 30, batches: gatherFacts},
+		&phase{title: "validate", limit: 1, batches: validateService},
+	}
+}
+
+func validateService(c *Cluster) []Batch {
+	return []Batch{{{Text: "see that all hosts are the cluster's", Do: func(ctx context.Context, _ io.Writer) error {
+		c.settleLead()
+		if err := judge(c.belonging()); err != nil {
+			return err
+		}
+		return c.recallSettings(ctx)
+	}}}}
+}
+
+// Certificates reads the certificates on all hosts; soonest to expire comes first. It changes nothing.
+func Certificates(ctx context.Context, c *Cluster) ([]Certificate, error) {
+	var mu sync.Mutex
+	var list []Certificate
+	phases := append(servicePhases(), &phase{title: "read certificates", limit: 30, batches: func(c *Cluster) []Batch {
+		return []Batch{each(c.staying(), func(n *Node) []Step {
+			return []Step{n.On("read certificates", func(ctx context.Context, _ io.Writer) error {
+				found, err := c.readCertificates(ctx, n)
+				mu.Lock()
+				defer mu.Unlock()
+				list = append(list, found...)
+				return err
+			})}
+		})}
+	}})
+	err := Run(ctx, c, phases)
+	slices.SortFunc(list, func(a, b Certificate) int {
+		return cmp.Or(a.Expires.Compare(b.Expires), cmp.Compare(a.Host, b.Host), cmp.Compare(a.File, b.File))
+	})
+	return list, err
+}
+
+// printCertificates prints of files what is no secret: certificates in PEM, and those in kubeconfigs.
+// Patterns are expanded here, as path.Match knows them.
+const printCertificates = `
+for f; do
+  [ -f "$f" ] || continue
+  echo "== $f"
+  sed -n -e '/^-----BEGIN CERTIFICATE-----/,/^-----END CERTIFICATE-----/p' -e 's/^ *client-certificate-data: */data /p' "$f"
+done
+`
+
+func (c *Cluster) readCertificates(ctx context.Context, n *Node) ([]Certificate, error) {
+	var list []Certificate
+	files := append(slices.Clone(c.Driver.CertificateFiles(n)), registryCert, registryCACert)
+	var words strings.Builder
+	for _, f := range files {
+		words.WriteString(" " + f) // patterns of drivers hold nothing that a shell minds
+	}
+	out, err := remote.Output(ctx, n.Runner, "/bin/sh", "-c", "set --"+words.String()+printCertificates)
+	if err != nil {
+		return nil, err
+	}
+	for part := range bytes.SplitSeq(append([]byte("\n"), out...), []byte("\n== ")) {
+		file, rest, _ := bytes.Cut(part, []byte("\n"))
+		found, err := parseCertificates(rest)
+		if err != nil {
+			return nil, fmt.Errorf("reading %s: %w", file, err)
+		}
+		for _, cert := range found {
+			list = append(list, certificate(n, string(file), cert))
+		}
+	}
+	return list, nil
+}
+
+func certificate(n *Node, file string, cert *x509.Certificate) Certificate {
+	subject := cert.Subject.CommonName
+	if subject == "" {
+		subject = cert.Subject.String()
+	}
+	entry := Certificate{Host: n.Address.String(), File: file, Subject: subject, CA: cert.IsCA, Expires: cert.NotAfter.UTC(), SANs: cert.DNSNames}
+	for _, ip := range cert.IPAddresses {
+		entry.SANs = append(entry.SANs, ip.String())
+	}
+	return entry
+}
+
+func parseCertificates(data []byte) ([]*x509.Certificate, error) {
+	var list []*x509.Certificate
+	for line := range bytes.Lines(data) {
+		if encoded, ok := bytes.CutPrefix(line, []byte("data ")); ok {
+			decoded, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(encoded)))
+			if err != nil {
+				return nil, err
+			}
+			data = append(data, decoded...)
+		}
+	}
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, cert)
+	}
+	return list, nil
+}
+
+// RenewPhases issue all certificates of the cluster anew, its CA's excepted, host by host.
+func RenewPhases() []Phase {
+	return append(servicePhases(),
+		&phase{title: "renew certificates of control planes", limit: 1, batches: func(c *Cluster) []Batch {
+			var all []Batch
+			for _, n := range c.ByRole(Master) {
+				b := Batch(c.Driver.RenewCertificates(c, n))
+				b = append(b, c.renewRegistry(n), n.On("wait until all control planes are well", func(ctx context.Context, _ io.Writer) error { return c.Gate(ctx) }))
+				all = append(all, b)
+			}
+			return all
+		}},
+		&phase{title: "renew certificates of workers", limit: 10, batches: func(c *Cluster) []Batch {
+			return []Batch{each(c.ByRole(Worker), func(n *Node) []Step { return c.Driver.RenewCertificates(c, n) })}
+		}},
+		&phase{title: "wait for nodes", limit: 10, batches: ready},
+		&phase{title: "kubeconfig", limit: 1, batches: kubeconfig, skip: noKubeconfig},
+	)
+}
+
+func (c *Cluster) renewRegistry(n *Node) Step {
+	return n.On("renew the registry's certificate", func(ctx context.Context, _ io.Writer) error {
+		if err := c.findAuthority(ctx); err != nil {
+			return err
+		}
+		if err := n.Runner.Run(ctx, remote.Cmd{Args: []string{"rm", "-f", registryCert}}); err != nil {
+			return err
+		}
+		if err := c.registryCertificate(ctx, n); err != nil {
+			return err
+		}
+		return n.restartRegistry(ctx)
+	})
+}
+
+// SANPhases make the API's certificate valid for more names and addresses.
+func SANPhases(sans []string) []Phase {
+	return append(servicePhases(),
+		&phase{title: "add names to the API's certificate", limit: 1, batches: func(c *Cluster) []Batch {
+			c.Options.Settings = c.Options.Settings.with(Settings{SANs: sans})
+			var all []Batch
+			for _, n := range c.ByRole(Master) {
+				b := Batch(c.Driver.ApplySANs(c, n))
+				all = append(all, append(b, n.On("wait until all control planes are well", func(ctx context.Context, _ io.Writer) error { return c.Gate(ctx) })))
+			}
+			return append(all, keepSettings(c)...)
+		}},
+	)
+}
+
+// RotatePhases make every join secret that was given out worthless.
+func RotatePhases() []Phase {
+	return append(servicePhases(),
+		&phase{title: "rotate join secrets", limit: 1, batches: func(c *Cluster) []Batch { return c.Driver.RotateTokens(c) }},
+		&phase{title: "wait for nodes", limit: 10, batches: ready},
+	)
+}

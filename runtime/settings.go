@@ -1,0 +1,105 @@
+package runtime
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+
+	"github.com/clusterimage/keg/runtime/node"
+)
+
+// settingsFile is where each control plane keeps the cluster's Settings. Env may hold secrets.
+const settingsFile = node.Dir + "/settings.json"
+
+// recallSettings makes the settings of the cluster that is there those of this run; what was given now wins.
+func (c *Cluster) recallSettings(ctx context.Context) error {
+	first := c.First()
+	if first == nil || !first.Made() || first.Runner == nil {
+		return nil
+	}
+	data, err := readFile(ctx, first.Runner, settingsFile)
+	if err != nil || data == nil {
+		return err
+	}
+	var kept Settings
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&kept); err != nil {
+		return fmt.Errorf("reading %s on %s: %w", settingsFile, first.Address, err)
+	}
+	c.Options.Settings = kept.with(c.Options.Settings)
+	return nil
+}
+
+// with are settings that were changed by others: Env by key, SANs joined, the rest if it is given.
+func (s Settings) with(now Settings) Settings {
+	env := maps.Clone(s.Env)
+	if env == nil {
+		env = map[string]string{}
+	}
+	maps.Copy(env, now.Env)
+	s.Env = env
+	if now.Config != nil {
+		s.Config = now.Config
+	}
+	if now.Endpoint != "" {
+		s.Endpoint = now.Endpoint
+	}
+	if now.VIP != "" {
+		s.VIP = now.VIP
+	}
+	s.SANs = slices.Clone(s.SANs)
+	for _, san := range now.SANs {
+		if !slices.Contains(s.SANs, san) {
+			s.SANs = append(s.SANs, san)
+		}
+	}
+	return s
+}
+
+// keepSettings writes the settings on every control plane.
+func keepSettings(c *Cluster) []Batch {
+	return []Batch{each(c.ByRole(Master), func(n *Node) []Step {
+		return []Step{n.On("keep the cluster's settings", func(ctx context.Context, _ io.Writer) error { return c.writeSettings(ctx, n) })}
+	})}
+}
+
+func (c *Cluster) writeSettings(ctx context.Context, n *Node) error {
+	data, err := json.MarshalIndent(c.Options.Settings, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encoding settings: %w", err)
+	}
+	r, err := n.Host.Put(ctx, []File{{Path: settingsFile, Mode: 0o600, Data: append(data, '\n')}})
+	if err == nil && len(r.Changed) == 0 {
+		return ErrAlready
+	}
+	return err
+}
+
+// SANs are all names and addresses that the API's certificate is to be valid for, but for those that a
+// runtime adds by itself: names inside the cluster, the addresses of all control planes, the load
+// balancer, the VIP, and what the user wants.
+func (c *Cluster) SANs() []string {
+	var list []string
+	add := func(s string) {
+		if s != "" && !slices.Contains(list, s) {
+			list = append(list, s)
+		}
+	}
+	add("127.0.0.1")
+	add(APIServerName)
+	for _, n := range c.ByRole(Master) {
+		add(n.IP)
+	}
+	host, _ := c.endpoint()
+	add(host)
+	add(c.Options.VIP)
+	for _, s := range c.Options.SANs {
+		add(s)
+	}
+	return list
+}
