@@ -17,7 +17,7 @@ func newBasefsCommand(a *app) *cobra.Command {
 		Args:  noArgs,
 		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(newBasefsCheckCommand(a))
+	c.AddCommand(newBasefsCheckCommand(a), newBasefsInitCommand(a), newBasefsChecksumsCommand(a))
 	return c
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"syscall"
 
+	"github.com/clusterimage/keg/builder"
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/archive"
 	"github.com/clusterimage/keg/imagestore/transfer"
@@ -80,10 +81,13 @@ func hint(err error) string {
 		auth        *remote.AuthError
 		sudo        *remote.SudoError
 		unavailable *runtime.UnavailableRuntimeError
+		args        *builder.BuildArgsError
 	)
 	switch {
 	case errors.As(err, &hinted):
 		return hinted.hint
+	case errors.As(err, &args):
+		return "keg basefs checksums writes such a file for the recipes of base images: docs/basefs.md"
 	case errors.As(err, &hostKey) && hostKey.Known != "":
 		return fmt.Sprintf("if the host was installed anew, remove line %d of %s; if not, somebody may be in between", hostKey.Line, hostKey.File)
 	case errors.As(err, &hostKey):

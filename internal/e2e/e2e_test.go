@@ -106,7 +106,7 @@ func (b *bench) file() string {
 		if err := baseContext(b.Context(), base, b.bin); err != nil {
 			b.Fatal(err)
 		}
-		builder.run("build", "-t", baseName, base)
+		builder.run("build", "-t", baseName, "--build-arg", "SOURCE=local", base)
 		shop := filepath.Join(dir, "shop")
 		if err := shopContext(b.Context(), shop, b.bin, baseName); err != nil {
 			b.Fatal(err)
