@@ -49,6 +49,11 @@ type assembly struct {
 	// current is the stage that is carried out, known those that it and others copy from, by their FROM.
 	current *kubefile.Stage
 	known   map[kubefile.Pos]*stageFiles
+	// args are the ARGs that a command sees, but for those whose name a later ENV has; tooled are the tools
+	// of the last RUN; stageImages are stages built as images, by their FROM.
+	args        map[string]string
+	tooled      tools
+	stageImages map[kubefile.Pos]ocispec.Descriptor
 	// files takes the layers if this is a stage that others copy from: then nothing is packed.
 	files *stageFiles
 }
@@ -76,7 +81,7 @@ type taken struct {
 func (b *Builder) platform(ctx context.Context, req Request, bc *buildContext, p ocispec.Platform) (PlatformResult, []clusterimage.Embedded, error) {
 	a := &assembly{
 		b: b, req: &req, context: bc, platform: p, tree: newTree(),
-		held: map[string]held{}, taken: map[string]taken{}, known: map[kubefile.Pos]*stageFiles{}, downloads: downloads{fetch: b.Fetch, store: b.Store},
+		held: map[string]held{}, taken: map[string]taken{}, known: map[kubefile.Pos]*stageFiles{}, stageImages: map[kubefile.Pos]ocispec.Descriptor{}, downloads: downloads{fetch: b.Fetch, store: b.Store},
 		res: PlatformResult{Platform: clusterimage.PlatformString(&p)},
 	}
 	defer func() {
@@ -119,6 +124,7 @@ func (a *assembly) instruction(ctx context.Context, in kubefile.Instruction, id,
 	var fill func(l *layer) error // nil where the instruction brings no files
 	switch in := in.(type) {
 	case *kubefile.Docker:
+		a.remember(in.Command)
 		switch c := in.Command.(type) {
 		case *instructions.CopyCommand:
 			fill = func(l *layer) error {

@@ -156,7 +156,7 @@ func (a *assembly) inherit(ctx context.Context, text string, desc ocispec.Descri
 			return fmt.Errorf("%s: %w", text, err)
 		}
 		a.layers = append(a.layers, l)
-		if err := a.readLayer(ctx, l); err != nil {
+		if _, err := a.readLayer(ctx, l); err != nil {
 			return fmt.Errorf("%s: reading layer %s: %w", text, l.Digest, err)
 		}
 	}
@@ -238,15 +238,15 @@ type listed struct {
 func listingKey(layer digest.Digest) string { return "listing 1 of " + layer.String() }
 
 // readLayer brings a layer of the base into the tree.
-func (a *assembly) readLayer(ctx context.Context, desc ocispec.Descriptor) error {
+func (a *assembly) readLayer(ctx context.Context, desc ocispec.Descriptor) (listing, error) {
 	var list listing
 	if key := listingKey(desc.Digest); !a.cache.Get(key, &list) {
 		var err error
 		if list, err = a.scanLayer(ctx, desc.Digest); err != nil {
-			return err
+			return listing{}, err
 		}
 		if err := a.cache.Put(key, list, desc.Digest); err != nil {
-			return err
+			return listing{}, err
 		}
 	}
 	for _, whiteouts := range []bool{true, false} { // they are about lower layers, wherever they stand
@@ -266,7 +266,7 @@ func (a *assembly) readLayer(ctx context.Context, desc ocispec.Descriptor) error
 	for _, name := range basefs.ImageLists() {
 		delete(a.held, name) // what the base lists, it has embedded
 	}
-	return nil
+	return list, nil
 }
 
 // scanLayer reads the headers of a layer.

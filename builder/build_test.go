@@ -371,7 +371,7 @@ func TestRefused(t *testing.T) {
 		{"directory over file", "COPY app.yaml /dir\nCOPY dir /dir", []string{"/dir"}, ErrKind},
 		{"user name", "COPY --chown=nginx dir /", []string{"nginx", "--chown"}, errNoOwner},
 		{"chmod", "COPY --chmod=99999 dir /", []string{"--chmod=99999"}, nil},
-		{"run", "COPY dir /\nRUN true", []string{"Kubefile:3:1", "RUN needs the BuildKit solver, which this build of keg does not have yet"}, ErrSolver},
+		{"run", "COPY dir /\nRUN true", []string{"Kubefile:3:1", "RUN needs a BuildKit solver, which this build does not have"}, ErrSolver},
 		{"copy from", "COPY --from=nginx /x /y", []string{"COPY --from"}, ErrSolver},
 		{"git", "ADD https://github.com/a/b.git /y", []string{"git"}, ErrSolver},
 		{"git by a variable", "ARG REPO=git@github.com:a/b\nADD $REPO /y", []string{"Kubefile:3:1", "ADD of a git repository"}, ErrSolver},

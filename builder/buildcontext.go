@@ -33,6 +33,7 @@ type buildContext struct {
 	dir    string
 	root   *os.Root
 	ignore *patternmatcher.PatternMatcher
+	rules  string // the text of ignore
 }
 
 // openContext opens the context; rules is the text of an ignore file, or "" for the one in the context:
@@ -73,6 +74,7 @@ func (c *buildContext) readRules(rules, kubefile string) error {
 			}
 		}
 	}
+	c.rules = rules
 	patterns, err := ignorefile.ReadAll(strings.NewReader(rules))
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", name, err)

@@ -25,9 +25,6 @@ import (
 	"github.com/clusterimage/keg/kubefile"
 )
 
-// ErrSolver says that a Kubefile has an instruction that packing files cannot do.
-var ErrSolver = errors.New("needs the BuildKit solver, which this build of keg does not have yet")
-
 // Puller brings images from registries into a store. *transfer.Client is one.
 type Puller interface {
 	// Pull brings an image whole, for the platforms in opts.
@@ -48,6 +45,9 @@ type Builder struct {
 	// Fetch downloads what ADD and APP name by URL; nil makes every download an error, unless the file has
 	// a checksum and was downloaded before.
 	Fetch Fetcher
+	// Solver executes what packing files cannot do; nil makes every RUN an error. It is not touched by a
+	// Kubefile that executes nothing.
+	Solver Solver
 	// Progress is told about every step.
 	Progress progress.Func
 	// Parallelism is how many goroutines compress, and how many images are pulled at a time; 0 is the
@@ -81,6 +81,11 @@ type Request struct {
 	Pull bool
 	// KeepArchives leaves image archives in the rootfs beside the embedded images made of them.
 	KeepArchives bool
+	// RunTools is the image or directory (a path that begins with / or .) whose files lie below the rootfs
+	// while a RUN runs. "" is DefaultRunTools where the rootfs lacks the program to start, NoRunTools none.
+	RunTools string
+	// BuildContexts are directories and images that COPY --from and RUN --mount name, by that name.
+	BuildContexts map[string]string
 	// Labels are set on the rootfs over those of the Kubefile.
 	Labels map[string]string
 	// Type is clusterimage.TypeCluster or TypeApp where the image is to be that; "" finds out.
@@ -127,7 +132,7 @@ func (b *Builder) Build(ctx context.Context, req Request) (res Result, err error
 		req.SourceDateEpoch = time.Unix(0, 0)
 	}
 	req.SourceDateEpoch = req.SourceDateEpoch.UTC().Truncate(time.Second)
-	if err := req.executes(); err != nil {
+	if err := b.executes(ctx, req); err != nil {
 		return Result{}, err
 	}
 	release, err := b.Store.Hold(ctx)
@@ -176,14 +181,19 @@ func (b *Builder) Build(ctx context.Context, req Request) (res Result, err error
 	return res, nil
 }
 
-// executes refuses early what packing cannot do, before anything is pulled.
-func (r Request) executes() error {
+// executes asks the solver early whether it is there, if it will be needed, before anything is pulled.
+func (b *Builder) executes(ctx context.Context, r Request) error {
 	if r.File == nil || len(r.File.Stages) == 0 {
 		return errors.New("building: the Kubefile has no FROM")
 	}
 	for _, s := range chain(r.File, r.File.Stages[len(r.File.Stages)-1]) {
 		if in, what := r.File.Executes(s); in != nil {
-			return at(r.File, in.Pos(), fmt.Errorf("%s %w", what, ErrSolver))
+			if b.Solver == nil {
+				return at(r.File, in.Pos(), fmt.Errorf("%s %w", what, ErrSolver))
+			}
+			if err := b.Solver.Available(ctx); err != nil {
+				return at(r.File, in.Pos(), fmt.Errorf("%s: %w", what, err))
+			}
 		}
 	}
 	return nil

@@ -48,10 +48,11 @@ func (a *assembly) stages(ctx context.Context, stage *kubefile.Stage) error {
 		if err != nil {
 			return err
 		}
-		if in, what := a.file.Executes(s); in != nil {
-			return a.at(in.Pos(), fmt.Errorf("%s %w", what, ErrSolver))
-		}
+		done := 0 // by a group
 		for i, in := range s.Instructions {
+			if i < done {
+				continue
+			}
 			if err := context.Cause(ctx); err != nil {
 				return err
 			}
@@ -61,7 +62,14 @@ func (a *assembly) stages(ctx context.Context, stage *kubefile.Stage) error {
 			}
 			name := fmt.Sprintf("[%s %d/%d] %s", label, i+1, len(s.Instructions), firstLine(in.Text()))
 			a.b.Progress.Emit(progress.Event{ID: id, Name: name})
-			err := a.at(in.Pos(), a.instruction(ctx, in, id, name))
+			var err error
+			if g := a.group(s, s.Instructions[i:]); len(g.runs) > 0 {
+				done = i + len(g.list)
+				err = a.execute(ctx, g, id, name)
+			} else {
+				err = a.instruction(ctx, in, id, name)
+			}
+			err = a.at(in.Pos(), err)
 			a.b.Progress.Emit(progress.Event{ID: id, Name: name, Err: err, End: true})
 			if err != nil {
 				return err

@@ -49,3 +49,12 @@ func Excerpt(base string, args []string, list []*Docker) []byte {
 	}
 	return []byte(strings.Join(out, "\n") + "\n")
 }
+
+// NeedsSolver says whether an instruction of a stage is one of those that Executes looks for: it is what Executes
+// calls it, else "".
+func (f *File) NeedsSolver(stage *Stage, d *Docker) string {
+	one := *stage
+	one.Instructions = []Instruction{d}
+	_, what := f.Executes(&one)
+	return what
+}

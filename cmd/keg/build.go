@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -29,6 +30,7 @@ type buildFlags struct {
 	pull         bool
 	keepArchives bool
 	quiet        bool
+	solver       solverFlags
 }
 
 func newBuildCommand(a *app) *cobra.Command {
@@ -60,6 +62,7 @@ read, without a daemon and without root.`,
 	f.BoolVar(&flags.pull, "pull", false, "ask registries for newer base images")
 	f.BoolVar(&flags.keepArchives, "keep-archives", false, "leave image archives in the rootfs as well")
 	f.BoolVarP(&flags.quiet, "quiet", "q", false, "print the digest only")
+	flags.solver.register(c)
 	out.register(c)
 	_ = c.RegisterFlagCompletionFunc("compression", cobra.FixedCompletions([]string{"zstd", "gzip"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
@@ -85,8 +88,14 @@ func (a *app) build(c *cobra.Command, dir string, flags buildFlags, out output) 
 	if !a.offline {
 		b.Fetch = builder.HTTP{}
 	}
+	solver, err := a.solver(flags.solver)
+	if err != nil {
+		return err
+	}
+	b.Solver = solver
 	began := time.Now()
 	result, err := b.Build(ctx, request)
+	err = errors.Join(err, solver.Close())
 	show.close()
 	if err != nil {
 		return err
@@ -150,6 +159,7 @@ func (a *app) buildRequest(ctx context.Context, dir string, flags buildFlags) (b
 		NoCache:         flags.noCache,
 		Pull:            flags.pull,
 		KeepArchives:    flags.keepArchives,
+		RunTools:        flags.solver.runTools,
 	}
 	for _, t := range flags.tags {
 		ref, err := parseTag(t)

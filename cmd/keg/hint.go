@@ -147,5 +147,5 @@ func hint(err error) string {
 	case errors.As(err, &unavailable):
 		return "use a keg that has the driver, or another base image"
 	}
-	return ""
+	return solverHint(err)
 }

@@ -68,7 +68,7 @@ func openStore(dir string) (*imagestore.Store, error) {
 
 // foreign says whether a directory has files and no store, so that a mistyped --root is not filled.
 func foreign(dir string) bool {
-	ours := []string{ocispec.ImageLayoutFile, "blobs", "ingest", "cache", "clusters", "lock", "content.lock", "lost+found"}
+	ours := []string{ocispec.ImageLayoutFile, "blobs", "ingest", "cache", "clusters", "buildkit", "lock", "content.lock", "lost+found"}
 	entries, err := os.ReadDir(dir)
 	if err != nil || exists(filepath.Join(dir, ocispec.ImageLayoutFile)) {
 		return false // imagestore knows better what is wrong

@@ -27,6 +27,7 @@ var mayImport = map[string][]string{
 	"imagestore":              {"imagestore/clusterimage", "imagestore/unpack", "internal/progress", "internal/atomicfile", "internal/lockfile", "internal/compression", "internal/ctxio", "internal/writeback"},
 	"builder":                 {"builder/pack", "imagestore", "imagestore/clusterimage", "kubefile", "basefs", "internal/progress", "internal/compression", "internal/ctxio"},
 	"builder/pack":            {},
+	"builder/buildkit":        {"builder", "imagestore", "internal/progress", "internal/lockfile"},
 	"runtime/remote":          {"internal/progress", "internal/atomicfile", "internal/lockfile"},
 	"runtime/pki":             {},
 	"runtime/node":            {"runtime/remote", "imagestore/clusterimage", "internal/progress"},

@@ -1,0 +1,16 @@
+//go:build !linux
+
+package buildkit
+
+import (
+	"context"
+
+	"github.com/moby/buildkit/client"
+)
+
+func embeddable() error { return ErrPlatform }
+
+// Embed runs BuildKit in this process, which it can on Linux only.
+func Embed(context.Context, string, func(dir string)) (*client.Client, func() error, error) {
+	return nil, nil, ErrPlatform
+}
