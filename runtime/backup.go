@@ -33,6 +33,15 @@ type BackupHeader struct {
 	Time  time.Time `json:"time"`
 }
 
+// Hosts are those that the cluster had.
+func (h BackupHeader) Hosts() []*Node {
+	var nodes []*Node
+	for _, n := range h.Nodes {
+		nodes = append(nodes, n.node())
+	}
+	return nodes
+}
+
 // BackupFormat is the Format of backups that this keg writes and reads.
 const BackupFormat = "keg.backup.1"
 
@@ -46,7 +55,7 @@ const (
 
 // BackupPhases write a backup of the cluster's state to w, encrypted to the recipients.
 func BackupPhases(w io.Writer, recipients ...age.Recipient) []Phase {
-	return append(servicePhases(), &phase{title: "back up", limit: 1, batches: func(c *Cluster) []Batch {
+	return append(servicePhases(whoever), &phase{title: "back up", limit: 1, batches: func(c *Cluster) []Batch {
 		return []Batch{{c.First().On("take a snapshot", func(ctx context.Context, _ io.Writer) error {
 			return c.Backup(ctx, w, recipients...)
 		})}}

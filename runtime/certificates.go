@@ -27,14 +27,23 @@ type Certificate struct {
 	SANs    []string  `json:"sans,omitempty"`
 }
 
-// ServicePhases are those before any work on a cluster that is there: reach all its hosts, and refuse
-// if they are not all its own.
-func servicePhases() []Phase {
+// reachable says which hosts a service is for.
+type reachable bool
+
+const (
+	allHosts reachable = false
+	whoever  reachable = true // those that answer
+)
+
+// servicePhases are those before any work on a cluster that is there: reach its hosts, and refuse if
+// they are not its own.
+func servicePhases(r reachable) []Phase {
+	tolerant := r == whoever
 	return []Phase{
-		&phase{title: "connect", limit: 30, batches: connect},
-		&phase{title: "send keg-node", limit: 10, batches: sendAgent},
-		&phase{title: "lock", limit: 30, batches: lock},
-		&phase{title: "gather facts", limit: 30, batches: gatherFacts},
+		&phase{title: "connect", limit: 30, batches: connect, tolerant: tolerant},
+		&phase{title: "send keg-node", limit: 10, batches: sendAgent, tolerant: tolerant},
+		&phase{title: "lock", limit: 30, batches: lock, tolerant: tolerant},
+		&phase{title: "gather facts", limit: 30, batches: gatherFacts, tolerant: tolerant},
 		&phase{title: "validate", limit: 1, batches: validateService},
 	}
 }
@@ -53,7 +62,7 @@ func validateService(c *Cluster) []Batch {
 func Certificates(ctx context.Context, c *Cluster) ([]Certificate, error) {
 	var mu sync.Mutex
 	var list []Certificate
-	phases := append(servicePhases(), &phase{title: "read certificates", limit: 30, batches: func(c *Cluster) []Batch {
+	phases := append(servicePhases(whoever), &phase{title: "read certificates", limit: 30, tolerant: true, batches: func(c *Cluster) []Batch {
 		return []Batch{each(c.staying(), func(n *Node) []Step {
 			return []Step{n.On("read certificates", func(ctx context.Context, _ io.Writer) error {
 				found, err := c.readCertificates(ctx, n)
@@ -140,7 +149,7 @@ func parseCertificates(data []byte) ([]*x509.Certificate, error) {
 
 // RenewPhases issue all certificates of the cluster anew, its CA's excepted, host by host.
 func RenewPhases() []Phase {
-	return append(servicePhases(),
+	return append(servicePhases(allHosts),
 		&phase{title: "renew certificates of control planes", limit: 1, batches: func(c *Cluster) []Batch {
 			var all []Batch
 			for _, n := range c.ByRole(Master) {
@@ -175,7 +184,7 @@ func (c *Cluster) renewRegistry(n *Node) Step {
 
 // SANPhases make the API's certificate valid for more names and addresses.
 func SANPhases(sans []string) []Phase {
-	return append(servicePhases(),
+	return append(servicePhases(allHosts),
 		&phase{title: "add names to the API's certificate", limit: 1, batches: func(c *Cluster) []Batch {
 			c.Options.Settings = c.Options.Settings.with(Settings{SANs: sans})
 			var all []Batch
@@ -190,7 +199,7 @@ func SANPhases(sans []string) []Phase {
 
 // RotatePhases make every join secret that was given out worthless.
 func RotatePhases() []Phase {
-	return append(servicePhases(),
+	return append(servicePhases(allHosts),
 		&phase{title: "rotate join secrets", limit: 1, batches: func(c *Cluster) []Batch { return c.Driver.RotateTokens(c) }},
 		&phase{title: "wait for nodes", limit: 10, batches: ready},
 	)

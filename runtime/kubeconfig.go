@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 
 	"sigs.k8s.io/yaml"
@@ -27,6 +28,17 @@ func (c *Cluster) ExternalKubeconfig(ctx context.Context) ([]byte, error) {
 		host = c.Options.VIP
 	}
 	return externalKubeconfig(data, c.Name, "https://"+net.JoinHostPort(host, port))
+}
+
+// Kubeconfig asks the cluster for ExternalKubeconfig.
+func Kubeconfig(ctx context.Context, c *Cluster) (data []byte, err error) {
+	err = Run(ctx, c, append(servicePhases(whoever), &phase{title: "kubeconfig", limit: 1, batches: func(c *Cluster) []Batch {
+		return []Batch{{c.First().On("read the kubeconfig", func(ctx context.Context, _ io.Writer) (err error) {
+			data, err = c.ExternalKubeconfig(ctx)
+			return err
+		})}}
+	}}))
+	return data, err
 }
 
 // kubeconfigFile is what is looked at of a kubeconfig (client-go's api/v1.Config).

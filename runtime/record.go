@@ -37,6 +37,26 @@ type RecordNode struct {
 	Role    Role    `json:"role"`
 	Name    string  `json:"name,omitempty"`
 	IP      string  `json:"ip,omitempty"`
+	// Joined says that a run that ended well had the host.
+	Joined bool `json:"joined,omitempty"`
+}
+
+// Join adds to nodes the hosts that are part of the cluster already, so that who adds one need not name
+// the others. A nil Record has none.
+func (r *Record) Join(nodes []*Node) []*Node {
+	if r == nil {
+		return nodes
+	}
+	for _, n := range r.Nodes {
+		if n.Joined && !slices.ContainsFunc(nodes, func(m *Node) bool { return m.Address == n.Address }) {
+			nodes = append(nodes, n.node())
+		}
+	}
+	return nodes
+}
+
+func (n RecordNode) node() *Node {
+	return &Node{Address: n.Address, Role: n.Role, Name: n.Name, IP: n.IP}
 }
 
 const recordFile = "cluster.json"
@@ -64,7 +84,7 @@ func LoadRecord(dir string) (*Record, error) {
 func (r *Record) Cluster(dir string, drivers []Driver) *Cluster {
 	c := &Cluster{Name: r.Name, UID: r.UID, Dir: dir, Kubeconfig: r.Kubeconfig, Login: r.Login}
 	for _, n := range r.Nodes {
-		c.Nodes = append(c.Nodes, &Node{Address: n.Address, Role: n.Role, Name: n.Name, IP: n.IP})
+		c.Nodes = append(c.Nodes, n.node())
 	}
 	for _, d := range drivers {
 		if d.Name() == r.Runtime {
@@ -89,7 +109,8 @@ func (c *Cluster) record(complete bool) error {
 		Kubeconfig: c.Kubeconfig, Login: c.Login, Complete: complete, Time: time.Now().UTC().Truncate(time.Second),
 	}
 	for _, n := range c.Nodes {
-		r.Nodes = append(r.Nodes, RecordNode{Address: n.Address, Role: n.Role, Name: n.Name, IP: n.IP})
+		joined := complete || old != nil && old.UID == c.UID && slices.ContainsFunc(old.Nodes, func(o RecordNode) bool { return o.Address == n.Address && o.Joined })
+		r.Nodes = append(r.Nodes, RecordNode{Address: n.Address, Role: n.Role, Name: n.Name, IP: n.IP, Joined: joined})
 	}
 	if old != nil && old.UID == c.UID {
 		for _, o := range old.Nodes {

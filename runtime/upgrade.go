@@ -100,6 +100,7 @@ func (c *Cluster) belonging() []Finding {
 	}
 	for _, n := range c.staying() {
 		switch {
+		case n.failed != nil: // it was to be left out
 		case n.State.UID == "" || !n.Done(DoneInit) && !n.Done(DoneJoin):
 			add(n, "it is not part of the cluster", "make it so with keg run, or take it out with keg delete")
 		case n.State.Cluster != c.Name || n.State.UID != first.State.UID:

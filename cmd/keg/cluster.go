@@ -21,6 +21,66 @@ import (
 // drivers are the runtimes of this build.
 func drivers() []runtime.Driver { return []runtime.Driver{kubernetes.Driver{}} }
 
+// clusterFlags are those of every command about a cluster that is there.
+type clusterFlags struct {
+	name string
+	ssh  sshFlags
+	out  output
+}
+
+func (f *clusterFlags) register(a *app, c *cobra.Command) {
+	c.Flags().StringVar(&f.name, "name", "default", "name of the cluster")
+	f.ssh.register(c)
+	f.out.register(c)
+	_ = c.RegisterFlagCompletionFunc("name", a.completeClusters)
+}
+
+// onCluster runs phases on a recorded cluster, with progress.
+func (a *app) onCluster(c *cobra.Command, cluster *runtime.Cluster, phases []runtime.Phase) error {
+	show, err := a.display()
+	if err != nil {
+		return err
+	}
+	defer show.close()
+	cluster.Options.Progress = show.event
+	return runtime.Run(c.Context(), cluster, phases)
+}
+
+// attachImage finds the image that what names, and gives it to a cluster with its driver and its content.
+// What it needs may not be pruned until release is called.
+func (a *app) attachImage(ctx context.Context, cluster *runtime.Cluster, what string, show *display) (release func(), err error) {
+	s, err := a.store()
+	if err != nil {
+		return nil, err
+	}
+	if release, err = s.Hold(ctx); err != nil {
+		return nil, err
+	}
+	err = func() error {
+		tagged, err := a.findImage(ctx, s, what, show)
+		if err != nil {
+			return err
+		}
+		if cluster.Image, err = readImage(s, tagged); err != nil {
+			return err
+		}
+		driver, err := chooseDriver(cluster.Image)
+		if err != nil {
+			return err
+		}
+		if cluster.Driver != nil && cluster.Driver.Name() != driver.Name() {
+			return &refusedError{fmt.Sprintf("cluster %q runs %s, and %s is for %s: a cluster keeps its runtime", cluster.Name, cluster.Driver.Name(), tagged.Name, driver.Name())}
+		}
+		cluster.Driver, cluster.Content = driver, storeContent{s}
+		return nil
+	}()
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
+}
+
 // clusterDir is where the record, the journal and the registry's CA of a cluster are kept.
 func (a *app) clusterDir(name string) (string, error) {
 	dir, err := a.dataDir()
@@ -53,6 +113,19 @@ func (a *app) recorded(c *cobra.Command, name string, ssh *sshFlags) (*runtime.C
 	cluster.Agent = newAgent
 	cluster.Connect, err = a.connector(*ssh)
 	return cluster, err
+}
+
+// recallLogin sets the flags that were not given to what the record of a cluster has, if there is one.
+func (a *app) recallLogin(c *cobra.Command, name string, ssh *sshFlags) error {
+	dir, err := a.clusterDir(name)
+	if err != nil {
+		return err
+	}
+	record, err := runtime.LoadRecord(dir)
+	if err != nil || record == nil {
+		return err
+	}
+	return ssh.recall(c, record.Login)
 }
 
 // storeContent gives hosts the blobs of the store.

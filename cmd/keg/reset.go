@@ -13,9 +13,7 @@ import (
 )
 
 func newResetCommand(a *app) *cobra.Command {
-	var ssh sshFlags
-	var out output
-	var name string
+	var flags clusterFlags
 	var yes bool
 	c := &cobra.Command{
 		Use:   "reset",
@@ -26,12 +24,12 @@ be is listed. All data in the cluster is lost.`,
   keg reset --name shop --yes -o json`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			cluster, err := a.recorded(c, name, &ssh)
+			cluster, err := a.recorded(c, flags.name, &flags.ssh)
 			if err != nil {
 				return err
 			}
 			if !yes {
-				if err := a.confirm(c.Context(), cluster); err != nil {
+				if err := a.confirm(c.Context(), cluster, "resetting", fmt.Sprintf("This takes cluster %s off %s. All its data is lost.", cluster.Name, hostList(cluster.Nodes))); err != nil {
 					return err
 				}
 			}
@@ -43,31 +41,32 @@ be is listed. All data in the cluster is lost.`,
 			cluster.Options.Progress = show.event
 			report, err := runtime.Reset(c.Context(), cluster)
 			show.close()
-			printErr := out.write(a.stdout, report, func(w io.Writer) { writeResetReport(w, report) })
+			printErr := flags.out.write(a.stdout, report, func(w io.Writer) { writeResetReport(w, report) })
 			if err != nil {
 				return err
 			}
 			return printErr
 		},
 	}
-	c.Flags().StringVar(&name, "name", "default", "name of the cluster")
+	flags.register(a, c)
 	c.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
-	ssh.register(c)
-	out.register(c)
-	_ = c.RegisterFlagCompletionFunc("name", a.completeClusters)
 	return c
 }
 
-// confirm asks for the cluster's name, since all its data goes.
-func (a *app) confirm(ctx context.Context, cluster *runtime.Cluster) error {
+func hostList(nodes []*runtime.Node) string {
 	var hosts []string
-	for _, n := range cluster.Nodes {
+	for _, n := range nodes {
 		hosts = append(hosts, n.Address.String())
 	}
-	fmt.Fprintf(a.stderr, "This takes cluster %s off %s. All its data is lost.\n", cluster.Name, strings.Join(hosts, ", "))
+	return strings.Join(hosts, ", ")
+}
+
+// confirm warns and asks for the cluster's name.
+func (a *app) confirm(ctx context.Context, cluster *runtime.Cluster, doing, warning string) error {
+	fmt.Fprintln(a.stderr, warning)
 	answer, err := a.ask(ctx, "Type the name of the cluster to go on: ")
 	if errors.Is(err, errNoTerminal) {
-		return usageErrorf("resetting asks first, and there is no terminal: give --yes")
+		return usageErrorf("%s asks first, and there is no terminal: give --yes", doing)
 	}
 	if err != nil {
 		return err

@@ -111,7 +111,10 @@ into one OCI image, a cluster image, and runs it on bare hosts that have no inte
 	}
 	group("image", imageCommands()...)
 	group("image", newBasefsCommand(a))
-	group("cluster", newRunCommand(a), newStatusCommand(a), newResetCommand(a))
+	group("cluster",
+		newRunCommand(a), newStatusCommand(a), newKubeconfigCommand(a), newDeleteCommand(a), newUpgradeCommand(a),
+		newCertsCommand(a), newBackupCommand(a), newRestoreCommand(a), newResetCommand(a),
+	)
 	image := &cobra.Command{Use: "image", Short: "The image commands, grouped", Args: noArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
 	image.AddCommand(imageCommands()...)
 	root.AddCommand(image, newVersionCommand(a), newGenDocsCommand(a))

@@ -23,6 +23,9 @@ type runFlags struct {
 	masters, nodes string
 	env            []string
 	kubeconfig     string
+	config         []string
+	endpoint, vip  string
+	sans           []string
 	dryRun         bool
 	out            output
 }
@@ -38,9 +41,16 @@ this machine becomes the cluster.
 
 Hosts are addresses separated by commas, ranges (10.0.0.4-10.0.0.9) and networks (10.0.0.0/29).
 
-The same command after a failure goes on where it stopped. keg reset puts the hosts back.`,
+The same command after a failure goes on where it stopped, and with more hosts it adds them to the
+cluster; those that it had before need not be named. Several masters make a cluster that bears the loss
+of some: an odd number is best. keg delete takes hosts off, keg reset puts all of them back.
+
+--config adds documents of the runtime's own configuration (kubeadm's v1beta4 kinds, a config.yaml of
+k3s, a ClusterConfig of k0s) to what keg writes; they have the last word.`,
 		Example: `  keg run shop.tar --masters 10.0.0.1 --nodes 10.0.0.4-10.0.0.9
   keg run reg.example.com/shop:v1 --masters 10.0.0.1 --user admin --passwd-file pw --env POD_CIDR=10.8.0.0/16
+  keg run shop.tar --masters 10.0.0.1-10.0.0.3 --nodes 10.0.0.4-10.0.0.9 --vip 10.0.0.100
+  keg run shop.tar --masters 10.0.0.1-10.0.0.3 --endpoint api.example.com:6443 --config kubeadm.yaml
   keg run shop.tar --masters 10.0.0.1 --nodes 10.0.0.4 --dry-run
   keg run shop.tar`,
 		Args: oneArg("an image or a file"),
@@ -56,6 +66,10 @@ The same command after a failure goes on where it stopped. keg reset puts the ho
 	f.StringVar(&flags.name, "name", "default", "name of the cluster")
 	f.StringArrayVarP(&flags.env, "env", "e", nil, "value for templates and commands, K=V; overrides the image's")
 	f.StringVar(&flags.kubeconfig, "kubeconfig", "", "where to write the kubeconfig (default ~/.kube/keg-NAME.config)")
+	f.StringArrayVar(&flags.config, "config", nil, "file with documents of the runtime's own configuration")
+	f.StringVar(&flags.endpoint, "endpoint", "", "HOST:PORT of a load balancer that is already before the API")
+	f.StringVar(&flags.vip, "vip", "", "free address of the hosts' network that one of the masters shall have at a time, for clients outside")
+	f.StringSliceVar(&flags.sans, "san", nil, "more names and addresses for the API's certificate")
 	f.BoolVar(&flags.dryRun, "dry-run", false, "print the plan and connect to no host")
 	flags.ssh.register(c)
 	flags.out.register(c)
@@ -68,39 +82,20 @@ func (a *app) runCluster(c *cobra.Command, what string, flags runFlags) error {
 	if err != nil {
 		return err
 	}
-	s, err := a.store()
-	if err != nil {
-		return err
-	}
 	show, err := a.display()
 	if err != nil {
 		return err
 	}
 	defer show.close()
-	release, err := s.Hold(ctx) // nothing of the image may be pruned meanwhile
+	release, err := a.attachImage(ctx, cluster, what, show)
 	if err != nil {
 		return err
 	}
 	defer release()
-	tagged, err := a.findImage(ctx, s, what, show)
-	if err != nil {
-		return err
-	}
-	if cluster.Image, err = readImage(s, tagged); err != nil {
-		return err
-	}
-	if cluster.Driver, err = chooseDriver(cluster.Image); err != nil {
-		return err
-	}
-	cluster.Content = storeContent{s}
 	cluster.Options.Progress = show.event
 	if flags.dryRun {
-		plan, err := runtime.NewPlan(cluster, runtime.RunPhases())
 		show.close()
-		if err != nil {
-			return err
-		}
-		return flags.out.write(a.stdout, plan, func(w io.Writer) { writePlan(w, plan) })
+		return a.printPlan(cluster, runtime.RunPhases(), &flags.out)
 	}
 	err = runtime.Run(ctx, cluster, runtime.RunPhases())
 	show.close()
@@ -140,6 +135,10 @@ func (a *app) newCluster(flags runFlags) (*runtime.Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
+	documents, err := readDocuments(flags.config)
+	if err != nil {
+		return nil, err
+	}
 	connect, err := a.connector(flags.ssh)
 	if err != nil {
 		return nil, err
@@ -156,16 +155,39 @@ func (a *app) newCluster(flags runFlags) (*runtime.Cluster, error) {
 	if kubeconfig == "" {
 		kubeconfig = filepath.Join(home, ".kube", "keg-"+flags.name+".config")
 	}
+	record, err := runtime.LoadRecord(dir)
+	if err != nil {
+		return nil, err
+	}
 	return &runtime.Cluster{
 		Name:       flags.name,
-		Nodes:      nodes,
+		Nodes:      record.Join(nodes),
 		Dir:        dir,
 		Kubeconfig: kubeconfig,
 		Login:      flags.ssh.login(),
 		Connect:    connect,
 		Agent:      newAgent,
-		Options:    runtime.Options{Settings: runtime.Settings{Env: env}},
+		Options: runtime.Options{Settings: runtime.Settings{
+			Env: env, Config: documents, Endpoint: flags.endpoint, VIP: flags.vip, SANs: flags.sans,
+		}},
 	}, nil
+}
+
+// readDocuments reads the files of --config.
+func readDocuments(files []string) ([]runtime.Document, error) {
+	var all []runtime.Document
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			return nil, fmt.Errorf("reading --config: %w", err)
+		}
+		list, err := runtime.ParseDocuments(f, data)
+		if err != nil {
+			return nil, &refusedError{err.Error()}
+		}
+		all = append(all, list...)
+	}
+	return all, nil
 }
 
 // parseNodes reads --masters and --nodes. Neither means this machine.
@@ -236,6 +258,15 @@ func looksLikeFile(s string) bool {
 		return true
 	}
 	return false
+}
+
+// printPlan is what --dry-run does.
+func (a *app) printPlan(cluster *runtime.Cluster, phases []runtime.Phase, out *output) error {
+	plan, err := runtime.NewPlan(cluster, phases)
+	if err != nil {
+		return err
+	}
+	return out.write(a.stdout, plan, func(w io.Writer) { writePlan(w, plan) })
 }
 
 func writePlan(w io.Writer, p runtime.Plan) {

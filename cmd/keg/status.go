@@ -10,9 +10,7 @@ import (
 )
 
 func newStatusCommand(a *app) *cobra.Command {
-	var ssh sshFlags
-	var out output
-	var name string
+	var flags clusterFlags
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Show how a cluster is",
@@ -21,7 +19,7 @@ func newStatusCommand(a *app) *cobra.Command {
   keg status --name shop -o json | jq .nodes`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			cluster, err := a.recorded(c, name, &ssh)
+			cluster, err := a.recorded(c, flags.name, &flags.ssh)
 			if err != nil {
 				return err
 			}
@@ -29,7 +27,7 @@ func newStatusCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := out.write(a.stdout, s, func(w io.Writer) { writeStatus(w, s) }); err != nil {
+			if err := flags.out.write(a.stdout, s, func(w io.Writer) { writeStatus(w, s) }); err != nil {
 				return err
 			}
 			if !s.Healthy() {
@@ -38,10 +36,7 @@ func newStatusCommand(a *app) *cobra.Command {
 			return nil
 		},
 	}
-	c.Flags().StringVar(&name, "name", "default", "name of the cluster")
-	ssh.register(c)
-	out.register(c)
-	_ = c.RegisterFlagCompletionFunc("name", a.completeClusters)
+	flags.register(a, c)
 	return c
 }
 
