@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	if testing.Short() {
 		os.Exit(m.Run())
 	}
-	labtest.Main(m, 1)
+	labtest.Main(m, 3)
 }
 
 // TestLabUndo does to a real host what a cluster's runtime does, and looks whether undo leaves it as it was.
