@@ -47,7 +47,8 @@ type Layout interface {
 	// Kubectl is the beginning of a kubectl command line that works on a control plane's host as
 	// administrator.
 	Kubectl() []string
-	// CommandEnv is added to the environment of apps and commands on the first control plane.
+	// CommandEnv is added to the environment of apps and commands on the first control plane. It has
+	// KUBECONFIG, the administrator's, a file that is on every control plane.
 	CommandEnv() map[string]string
 }
 

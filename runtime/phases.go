@@ -18,6 +18,7 @@ func RunPhases() []Phase {
 		&phase{title: "make the control plane", limit: 1, batches: initControlPlane},
 		&phase{title: "join control planes", limit: 1, batches: joinMasters},
 		&phase{title: "keep settings", limit: 10, batches: keepSettings},
+		&phase{title: "virtual address", limit: 10, batches: virtualAddress, skip: noVIP},
 		&phase{title: "join workers", limit: 10, batches: joinWorkers, skip: noWorkers},
 		&phase{title: "network and storage", limit: 10, batches: network},
 		&phase{title: "wait for nodes", limit: 10, batches: ready},
