@@ -281,6 +281,9 @@ func (c *checker) template(err error) {
 
 // imageList checks every line.
 func (c *checker) imageList(name string) {
+	if info, err := fs.Stat(c.tree, "manifests"); err == nil && (name == "manifests" && info.IsDir() || strings.HasPrefix(name, "manifests/") && !info.IsDir()) {
+		return
+	}
 	f, err := c.tree.Open(name)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {

@@ -91,6 +91,7 @@ func TestCheck(t *testing.T) {
 			f["imageList"] = script("a\nB\n")
 			f["manifests/imageList"] = script("x y\nok\n:\n")
 		}, []string{"error imageList:2", "error manifests/imageList:1", "error manifests/imageList:3"}},
+		"a list called manifests": {func(f fstest.MapFS) { f["manifests"] = script("a\nB\n") }, []string{"error manifests:2"}},
 		"archives": {func(f fstest.MapFS) {
 			f["images/a.tar.gz"] = script("not")
 			f["images/list.txt"] = script("not")

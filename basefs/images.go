@@ -6,8 +6,9 @@ import (
 	"strings"
 )
 
-// ImageLists are the files of a tree that name images to embed, one a line.
-func ImageLists() []string { return []string{"imageList", "manifests/imageList"} }
+// ImageLists are the files of a tree that name images to embed, one a line. The last is what "COPY imageList
+// manifests", which stands in trees for sealer, makes where there is no directory of that name.
+func ImageLists() []string { return []string{"imageList", "manifests/imageList", "manifests"} }
 
 // RegistryTree is where a distribution registry, which has registry/ for its storage, keeps everything.
 const RegistryTree = "registry/docker"

@@ -445,3 +445,74 @@ func TestNetworkExamples(t *testing.T) {
 		}
 	}
 }
+
+// TestTreeOfSealer builds the tree that sealer has for k0s, with its own Kubefile, scripts and plugins.
+func TestTreeOfSealer(t *testing.T) {
+	reg := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	defer reg.Close()
+	ref, err := name.ParseReference(strings.TrimPrefix(reg.URL, "http://") + "/k0sproject/pause:3.10")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(ref, image(t, "amd64")); err != nil {
+		t.Fatal(err)
+	}
+	root, dir := t.TempDir(), filepath.Join(t.TempDir(), "tree")
+	if err := os.CopyFS(dir, os.DirFS("../../basefs/testdata/sealer-k0s")); err != nil {
+		t.Fatal(err)
+	}
+	var images bytes.Buffer
+	zw := gzip.NewWriter(&images)
+	if _, err := zw.Write(dockerArchive(t, "amd64", "registry:2.7.1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := zw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for file, data := range map[string][]byte{
+		"amd64/bin/k0s": program("amd64", "k0s"), "amd64/images/registry.tar.gz": images.Bytes(), "imageList": []byte(ref.String() + "\n"),
+	} {
+		file = filepath.Join(dir, file)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, data, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustKeg(t, root, "build", "-t", "k0s:v1", "--platform", "linux/amd64", dir)
+	var got struct {
+		Runtime, KubeVersion string
+		Launch               []string
+		Env                  map[string]string
+		Images               []struct{ Name string }
+		Apps                 []struct{ Name, Type, Role string }
+	}
+	if err := json.Unmarshal([]byte(mustKeg(t, root, "inspect", "-o", "json", "k0s:v1")), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Runtime != "k0s" || got.KubeVersion != "v1.24.2+k0s.0" || !slices.Equal(got.Launch, []string{"net"}) || got.Env["PodCIDR"] != "100.64.0.0/10" ||
+		len(got.Apps) != 1 || got.Apps[0].Role != "cni" || got.Apps[0].Type != "shell" {
+		t.Errorf("%+v", got)
+	}
+	var names []string
+	for _, i := range got.Images {
+		names = append(names, i.Name)
+	}
+	slices.Sort(names)
+	if diff := cmp.Diff([]string{ref.String(), "docker.io/library/registry:2.7.1"}, names); diff != "" {
+		t.Error(diff)
+	}
+	files := rootfs(t, root, "k0s:v1", "linux/amd64")
+	for _, want := range []string{"bin/k0s", "Metadata", "etc/settings.yaml.tmpl", "scripts/init.sh", "plugins/hosts.yaml", "application/apps/net/net.sh"} {
+		if files[want] == "" {
+			t.Errorf("%s is missing", want)
+		}
+	}
+	for _, f := range []string{"check"} {
+		flat := filepath.Join(t.TempDir(), "flat")
+		for _, part := range []string{"rootfs", "amd64"} {
+			if err := os.CopyFS(flat, os.DirFS(filepath.Join(dir, part))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		mustKeg(t, root, "basefs", f, flat)
+	}
+}

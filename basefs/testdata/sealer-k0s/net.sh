@@ -1,0 +1,2 @@
+#!/bin/bash
+echo "the network of $HostIP"

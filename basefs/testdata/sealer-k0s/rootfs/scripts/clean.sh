@@ -1,0 +1,2 @@
+#!/bin/bash
+echo "clean.sh in $(basename "$(pwd)")"

@@ -1,0 +1,3 @@
+#!/bin/bash
+echo "containerd.sh must not run"
+exit 1

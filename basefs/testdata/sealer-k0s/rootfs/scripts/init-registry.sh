@@ -1,0 +1,3 @@
+#!/bin/bash
+echo "init-registry.sh must not run"
+exit 1
