@@ -138,9 +138,6 @@ func (a *assembly) inherit(ctx context.Context, text string, desc ocispec.Descri
 		return fmt.Errorf("%s: %w: it has %d layers and its config %d", text, ErrBase, len(m.Layers), len(a.image.RootFS.DiffIDs))
 	}
 	a.alignHistory(text)
-	if len(a.image.Config.OnBuild) > 0 {
-		return fmt.Errorf("%s: %w: it has ONBUILD instructions (%s), which this build of keg does not carry out", text, ErrBase, a.image.Config.OnBuild[0])
-	}
 	spec, err := clusterimage.ParseSpec(a.image.Config.Labels)
 	if err != nil {
 		return fmt.Errorf("%s: %w", text, err)

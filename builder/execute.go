@@ -398,7 +398,7 @@ func (a *assembly) changedDir(m member) bool {
 	return n.Mode != m.Mode || n.UID != m.UID || n.GID != m.GID
 }
 
-// executeError says which instruction failed.
+// executeError says which instruction failed, and of a command what it printed last.
 func (a *assembly) executeError(g group, err error) error {
 	in := g.list[g.runs[0]]
 	var placed *InstructionError
@@ -409,7 +409,20 @@ func (a *assembly) executeError(g group, err error) error {
 			}
 		}
 	}
-	return a.at(in.Pos(), err)
+	e := &located{place: kubefile.Error{File: a.file.Name, Pos: in.Pos(), Line: lineOf(a.file, in.Pos()), Msg: err.Error()}, err: err}
+	if d, ok := in.(*kubefile.Docker); ok {
+		if lines := d.Lines(); len(lines) > 1 {
+			e.place.More = lines[1:]
+		}
+	}
+	var exec *ExecError
+	if errors.As(err, &exec) {
+		e.place.Hint = "it printed nothing"
+		if exec.Output != "" {
+			e.place.Hint = "it printed last:\n    " + strings.ReplaceAll(exec.Output, "\n", "\n    ")
+		}
+	}
+	return e
 }
 
 // overwrite puts an entry as unpacking it over the rootfs would: whatever stands there gives way.

@@ -191,14 +191,14 @@ func (a *assembly) named(ctx context.Context, g group) (map[string]ocispec.Descr
 			}
 		}
 		for _, n := range names {
-			if _, ok := out[n]; ok || n == "" || n == "scratch" || a.req.BuildContexts[n] != "" {
+			if _, ok := out[kubefile.ExcerptName(n)]; ok || n == "" || n == "scratch" || a.req.BuildContexts[n] != "" {
 				continue
 			}
 			desc, err := a.namedOne(ctx, n)
 			if err != nil {
 				return nil, a.at(d.Pos(), err)
 			}
-			out[n] = desc
+			out[kubefile.ExcerptName(n)] = desc
 		}
 	}
 	return out, nil

@@ -88,9 +88,5 @@ type ExecError struct {
 
 // Error implements error.
 func (e *ExecError) Error() string {
-	msg := fmt.Sprintf("the command ended with exit code %d", e.ExitCode)
-	if e.Output == "" {
-		return msg + " and printed nothing"
-	}
-	return msg + "; the last that it printed:\n" + e.Output
+	return fmt.Sprintf("the command ended with exit code %d", e.ExitCode)
 }

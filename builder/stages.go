@@ -43,40 +43,78 @@ func (a *assembly) stages(ctx context.Context, stage *kubefile.Stage) error {
 	if err := a.from(ctx, all[0]); err != nil {
 		return a.at(all[0].From, err)
 	}
+	if err := a.triggers(ctx, all[0]); err != nil {
+		return err
+	}
 	for _, s := range all {
 		s, _, err := s.Resolve(a.vars, a.image.Config.Env)
 		if err != nil {
 			return err
 		}
-		done := 0 // by a group
-		for i, in := range s.Instructions {
-			if i < done {
-				continue
-			}
-			if err := context.Cause(ctx); err != nil {
-				return err
-			}
-			id, label := fmt.Sprintf("%s %d", a.res.Platform, in.Pos().Line), a.res.Platform
-			if s.Name != "" {
-				label += " " + s.Name
-			}
-			name := fmt.Sprintf("[%s %d/%d] %s", label, i+1, len(s.Instructions), firstLine(in.Text()))
-			a.b.Progress.Emit(progress.Event{ID: id, Name: name})
-			var err error
-			if g := a.group(s, s.Instructions[i:]); len(g.runs) > 0 {
-				done = i + len(g.list)
-				err = a.execute(ctx, g, id, name)
-			} else {
-				err = a.instruction(ctx, in, id, name)
-			}
-			err = a.at(in.Pos(), err)
-			a.b.Progress.Emit(progress.Event{ID: id, Name: name, Err: err, End: true})
-			if err != nil {
-				return err
-			}
+		label := a.res.Platform
+		if s.Name != "" {
+			label += " " + s.Name
+		}
+		if err := a.carryOut(ctx, s, label); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// carryOut carries out the instructions of a stage whose variables are resolved.
+func (a *assembly) carryOut(ctx context.Context, s *kubefile.Stage, label string) error {
+	done := 0 // by a group
+	for i, in := range s.Instructions {
+		if i < done {
+			continue
+		}
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		id := fmt.Sprintf("%s %d", label, in.Pos().Line)
+		name := fmt.Sprintf("[%s %d/%d] %s", label, i+1, len(s.Instructions), firstLine(in.Text()))
+		a.b.Progress.Emit(progress.Event{ID: id, Name: name})
+		var err error
+		if g := a.group(s, s.Instructions[i:]); len(g.runs) > 0 {
+			done = i + len(g.list)
+			err = a.execute(ctx, g, id, name)
+		} else {
+			err = a.instruction(ctx, in, id, name)
+		}
+		err = a.at(in.Pos(), err)
+		a.b.Progress.Emit(progress.Event{ID: id, Name: name, Err: err, End: true})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// triggers carries out what the base image has for those who build on it.
+func (a *assembly) triggers(ctx context.Context, stage *kubefile.Stage) error {
+	list := a.image.Config.OnBuild
+	if len(list) == 0 {
+		return nil
+	}
+	a.image.Config.OnBuild = nil
+	// In front stands a line more than an excerpt of it needs.
+	text := "\n\nFROM scratch\n" + strings.Join(list, "\n") + "\n"
+	file, err := kubefile.Parse("ONBUILD of "+stage.Base, strings.NewReader(text))
+	if err == nil && len(file.Stages) != 1 {
+		err = fmt.Errorf("%w: its ONBUILD instructions have a FROM", ErrBase)
+	}
+	if err != nil {
+		return a.at(stage.From, fmt.Errorf("FROM %s: %w", stage.Base, err))
+	}
+	s, _, err := file.Stages[0].Resolve(a.vars, a.image.Config.Env)
+	if err != nil {
+		return a.at(stage.From, fmt.Errorf("FROM %s: %w", stage.Base, err))
+	}
+	own, current := a.file, a.current
+	defer func() { a.file, a.current = own, current }()
+	a.file, a.current = file, s
+	return a.carryOut(ctx, s, a.res.Platform+" ONBUILD")
 }
 
 // stageOf gives what a packable stage holds; each is looked at once, and not at all if nothing needs it.

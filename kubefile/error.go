@@ -17,6 +17,8 @@ type Error struct {
 	Pos Pos
 	// Line is the line of the text that Pos points into, without its end.
 	Line string
+	// More are lines that follow it and belong to it, to be shown as well.
+	More []string
 	// Msg says what is wrong.
 	Msg string
 	// Hint says what to write instead, or is "".
@@ -25,6 +27,9 @@ type Error struct {
 
 // excerptWidth is how many characters of a long line an error shows.
 const excerptWidth = 100
+
+// maxMore is how many lines it shows after the first.
+const maxMore = 12
 
 // Error is the position and message, then the line with a caret below the place, then the hint.
 func (e *Error) Error() string {
@@ -36,6 +41,14 @@ func (e *Error) Error() string {
 	if strings.TrimSpace(e.Line) != "" {
 		text, caret := excerpt(e.Line, e.Pos.Column)
 		fmt.Fprintf(&b, "\n%5d | %s\n      | %s^", e.Pos.Line, text, strings.Repeat(" ", caret))
+		for i, line := range e.More {
+			if i == maxMore {
+				fmt.Fprintf(&b, "\n  ... | and %d lines more", len(e.More)-i)
+				break
+			}
+			text, _ := excerpt(line, 1)
+			fmt.Fprintf(&b, "\n%5d | %s", e.Pos.Line+1+i, text)
+		}
 	}
 	if e.Hint != "" {
 		fmt.Fprintf(&b, "\n  %s", e.Hint)
