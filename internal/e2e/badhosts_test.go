@@ -122,7 +122,7 @@ func (b *bench) arm64() string {
 	}
 	for name, text := range map[string]string{
 		"Kubefile": "FROM scratch\nCOPY Metadata /\n",
-		"Metadata": `{"version": "` + kubeVersion + `", "arch": "arm64", "ClusterRuntime": "kubernetes"}`,
+		"Metadata": `{"version": "` + KubeVersion + `", "arch": "arm64", "ClusterRuntime": "kubernetes"}`,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			b.Fatal(err)
@@ -141,7 +141,7 @@ func (b *bench) hollow() string {
 	program := filepath.Join(b.home, "program")
 	files := map[string]string{
 		program:                                   "#!/bin/sh\nexit 1\n",
-		filepath.Join(dir, "Metadata"):            `{"version": "` + kubeVersion + `", "arch": "` + goruntime.GOARCH + `", "ClusterRuntime": "kubernetes"}`,
+		filepath.Join(dir, "Metadata"):            `{"version": "` + KubeVersion + `", "arch": "` + goruntime.GOARCH + `", "ClusterRuntime": "kubernetes"}`,
 		filepath.Join(dir, "Kubefile"):            "FROM scratch\nENV COLOUR=blue\nCOPY . /\n",
 		filepath.Join(dir, "bin", "kubelet"):      "not a program",
 		filepath.Join(dir, "scripts", "clean.sh"): `echo "cleaning $NODE_NAME of $CLUSTER_NAME $KUBE_VERSION: $COLOUR $SHAPE"`,
@@ -155,8 +155,8 @@ func (b *bench) hollow() string {
 		}
 	}
 	var images []image
-	for _, name := range []string{"pause:3.10.2", "etcd:3.7.0-0", "kube-apiserver:" + kubeVersion, "kube-controller-manager:" + kubeVersion, "kube-scheduler:" + kubeVersion} {
-		images = append(images, image{ref: "registry.k8s.io/" + name, program: program})
+	for _, name := range []string{"pause:3.10.2", "etcd:3.7.0-0", "kube-apiserver:" + KubeVersion, "kube-controller-manager:" + KubeVersion, "kube-scheduler:" + KubeVersion} {
+		images = append(images, image{ref: "registry.k8s.io/" + name, programs: []string{program}})
 	}
 	if err := writeImages(b.Context(), filepath.Join(dir, "images", "control-plane.tar"), images); err != nil {
 		b.Fatal(err)
@@ -194,7 +194,7 @@ func TestHalfWay(t *testing.T) {
 	}
 	b.fails(3, nil, append(slices.Clone(args), "--name", "other"), `it belongs to cluster "half"`, "keg reset --name half")
 	extra := filepath.Join(b.home, "extra")
-	if err := writeImages(t.Context(), filepath.Join(extra, "images", "extra.tar"), []image{{ref: "extra.test/extra:v1", program: filepath.Join(b.home, "program")}}); err != nil {
+	if err := writeImages(t.Context(), filepath.Join(extra, "images", "extra.tar"), []image{{ref: "extra.test/extra:v1", programs: []string{filepath.Join(b.home, "program")}}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(extra, "Kubefile"), []byte("FROM sample:v1\nCOPY images images\n"), 0o644); err != nil {
@@ -210,7 +210,7 @@ func TestHalfWay(t *testing.T) {
 		t.Errorf("mode of /var/lib/keg-node is %s", state)
 	}
 	_, stderr := b.code(0, "reset", "--name", "half", "--yes")
-	if want := "cleaning " + host.Name + " of half " + kubeVersion + ": blue round"; !strings.Contains(stderr, want) {
+	if want := "cleaning " + host.Name + " of half " + KubeVersion + ": blue round"; !strings.Contains(stderr, want) {
 		t.Errorf("scripts/clean.sh does not say %q:\n%s", want, stderr)
 	}
 	b.compare(before, b.snapshots())

@@ -23,8 +23,33 @@ import (
 	"github.com/clusterimage/keg/imagestore/archive"
 )
 
-// kubeVersion is what testdata/e2e/binaries builds.
-const kubeVersion = "v1.37.2"
+// Versions of Kubernetes that testdata/e2e/binaries builds.
+const (
+	KubeVersion = "v1.37.2"
+	// KubeVersionBefore is the minor version before it. Its programs are in the directory "before".
+	KubeVersionBefore = "v1.36.3"
+)
+
+// Programs are the real programs of one version of Kubernetes, and what it needs.
+type Programs struct{ dir, version string }
+
+// NewPrograms are those of a version, in the directory that testdata/e2e/binaries prints.
+func NewPrograms(dir, version string) Programs { return Programs{dir: dir, version: version} }
+
+// Path is the file of a program, such as "kubelet".
+func (p Programs) Path(name string) string {
+	if p.version == KubeVersionBefore {
+		if path := filepath.Join(p.dir, "before", name); exists(path) {
+			return path
+		}
+	}
+	return filepath.Join(p.dir, name)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
 
 // Container images that are nowhere but in the cluster image. The second is named by an index.
 const (
@@ -32,9 +57,9 @@ const (
 	laterImage = "only.inside.the.image.test/later:v1"
 )
 
-// baseContext prepares the build context of the kubernetes base image in dir: the tree in
-// basefs/kubernetes, the programs of bin, and the control plane's images as an archive.
-func baseContext(ctx context.Context, dir, bin string) error {
+// KubernetesContext prepares the build context of a kubernetes base image in dir: the tree in
+// basefs/kubernetes, programs, and the control plane's images as an archive.
+func KubernetesContext(ctx context.Context, dir string, p Programs) error {
 	if err := os.CopyFS(dir, os.DirFS(filepath.Join(moduleRoot(), "basefs", "kubernetes"))); err != nil {
 		return fmt.Errorf("copying the tree: %w", err)
 	}
@@ -44,7 +69,7 @@ func baseContext(ctx context.Context, dir, bin string) error {
 	}
 	programs := map[string]string{"runc": runc}
 	for _, name := range []string{"kubeadm", "kubelet", "kubectl", "containerd", "containerd-shim-runc-v2", "ctr"} {
-		programs[name] = filepath.Join(bin, name)
+		programs[name] = p.Path(name)
 	}
 	for name, path := range programs {
 		if err := link(path, filepath.Join(dir, "bin", name)); err != nil {
@@ -52,22 +77,22 @@ func baseContext(ctx context.Context, dir, bin string) error {
 		}
 	}
 	for _, name := range []string{"bridge", "host-local", "loopback", "portmap"} {
-		if err := link(filepath.Join(bin, name), filepath.Join(dir, "opt", "cni", "bin", name)); err != nil {
+		if err := link(p.Path(name), filepath.Join(dir, "opt", "cni", "bin", name)); err != nil {
 			return err
 		}
 	}
-	metadata, err := json.Marshal(map[string]string{"version": kubeVersion, "arch": goruntime.GOARCH, "ClusterRuntime": "kubernetes"})
+	metadata, err := json.Marshal(map[string]string{"version": p.version, "arch": goruntime.GOARCH, "ClusterRuntime": "kubernetes"})
 	if err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(dir, "Metadata"), metadata, 0o644); err != nil {
 		return err
 	}
-	list := exec.CommandContext(ctx, filepath.Join(bin, "kubeadm"), "config", "images", "list", "--config", "/dev/stdin")
+	list := exec.CommandContext(ctx, p.Path("kubeadm"), "config", "images", "list", "--config", "/dev/stdin")
 	// An address is given, since kubeadm fails to find one where the only route is "unreachable".
 	list.Stdin = strings.NewReader(`{"apiVersion": "kubeadm.k8s.io/v1beta4", "kind": "InitConfiguration", "localAPIEndpoint": {"advertiseAddress": "192.0.2.1"}}
 ---
-{"apiVersion": "kubeadm.k8s.io/v1beta4", "kind": "ClusterConfiguration", "kubernetesVersion": "` + kubeVersion + `"}
+{"apiVersion": "kubeadm.k8s.io/v1beta4", "kind": "ClusterConfiguration", "kubernetesVersion": "` + p.version + `"}
 `)
 	names, err := list.Output()
 	if err != nil {
@@ -76,10 +101,14 @@ func baseContext(ctx context.Context, dir, bin string) error {
 	var images []image
 	for _, ref := range strings.Fields(string(names)) {
 		program := ref[strings.LastIndex(ref, "/")+1 : strings.LastIndex(ref, ":")]
-		if _, err := os.Stat(filepath.Join(bin, program)); err != nil {
+		if !exists(p.Path(program)) {
 			continue // coredns and kube-proxy are not built; the test switches them off
 		}
-		images = append(images, image{ref: ref, program: filepath.Join(bin, program)})
+		i := image{ref: ref, programs: []string{p.Path(program)}}
+		if program == "etcd" { // the real one has its tools, too
+			i.programs = append(i.programs, p.Path("etcdctl"), p.Path("etcdutl"))
+		}
+		images = append(images, i)
 	}
 	return writeImages(ctx, filepath.Join(dir, "images", "control-plane.tar"), images)
 }
@@ -87,7 +116,7 @@ func baseContext(ctx context.Context, dir, bin string) error {
 // shopContext prepares the context of an image on top of base: a pod, and its image as an archive.
 func shopContext(ctx context.Context, dir, bin, base string) error {
 	const ref = webImage
-	images := []image{{ref: ref, program: filepath.Join(bin, "web")}, {ref: laterImage, program: filepath.Join(bin, "web"), index: true}}
+	images := []image{{ref: ref, programs: []string{filepath.Join(bin, "web")}}, {ref: laterImage, programs: []string{filepath.Join(bin, "web")}, index: true}}
 	if err := writeImages(ctx, filepath.Join(dir, "images", "web.tar"), images); err != nil {
 		return err
 	}
@@ -115,11 +144,12 @@ spec:
 	return nil
 }
 
-// image is a container image of one static program, found through PATH. With index, what is tagged is
-// an index, as it is for images of several platforms.
+// image is a container image of static programs, found through PATH; the first is what it runs. With
+// index, what is tagged is an index, as it is for images of several platforms.
 type image struct {
-	ref, program string
-	index        bool
+	ref      string
+	programs []string
+	index    bool
 }
 
 // writeImages packs images with keg's own library and saves them as one OCI archive.
@@ -156,14 +186,16 @@ func writeImages(ctx context.Context, file string, images []image) error {
 }
 
 func writeImage(ctx context.Context, store *imagestore.Store, i image) (ocispec.Descriptor, error) {
-	name := filepath.Base(i.program)
-	fi, err := os.Stat(i.program)
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	entries := []pack.Entry{
-		{Name: "tmp", Type: '5', Mode: 0o1777},
-		{Name: "usr/local/bin/" + name, Type: '0', Mode: 0o755, Size: fi.Size(), Open: func() (io.ReadCloser, error) { return os.Open(i.program) }},
+	entries := []pack.Entry{{Name: "tmp", Type: '5', Mode: 0o1777}}
+	for _, program := range i.programs {
+		fi, err := os.Stat(program)
+		if err != nil {
+			return ocispec.Descriptor{}, err
+		}
+		entries = append(entries, pack.Entry{
+			Name: "usr/local/bin/" + filepath.Base(program), Type: '0', Mode: 0o755, Size: fi.Size(),
+			Open: func() (io.ReadCloser, error) { return os.Open(program) },
+		})
 	}
 	w, err := store.Writer(ctx)
 	if err != nil {
@@ -179,7 +211,7 @@ func writeImage(ctx context.Context, store *imagestore.Store, i image) (ocispec.
 	}
 	config := ocispec.Image{
 		Platform: ocispec.Platform{OS: "linux", Architecture: goruntime.GOARCH},
-		Config:   ocispec.ImageConfig{Env: []string{"PATH=/usr/local/bin"}, Entrypoint: []string{"/usr/local/bin/" + name}},
+		Config:   ocispec.ImageConfig{Env: []string{"PATH=/usr/local/bin"}, Entrypoint: []string{"/usr/local/bin/" + filepath.Base(i.programs[0])}},
 		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{layer.DiffID}},
 	}
 	configDesc, err := store.PutJSON(ctx, ocispec.MediaTypeImageConfig, config)

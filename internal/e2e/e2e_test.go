@@ -103,7 +103,7 @@ func (b *bench) file() string {
 		builder := *b
 		builder.store = filepath.Join(dir, "builder")
 		base := filepath.Join(dir, "base")
-		if err := baseContext(b.Context(), base, b.bin); err != nil {
+		if err := KubernetesContext(b.Context(), base, NewPrograms(b.bin, KubeVersion)); err != nil {
 			b.Fatal(err)
 		}
 		builder.run("build", "-t", baseName, "--build-arg", "SOURCE=local", base)
