@@ -26,6 +26,7 @@ type assembly struct {
 	req       *Request
 	file      *kubefile.File // with its FROMs resolved
 	context   *buildContext
+	contexts  contexts
 	platform  ocispec.Platform
 	vars      kubefile.Vars
 	downloads downloads
@@ -78,9 +79,9 @@ type taken struct {
 }
 
 // platform builds the rootfs for one platform, and finds its embedded images.
-func (b *Builder) platform(ctx context.Context, req Request, bc *buildContext, p ocispec.Platform) (PlatformResult, []clusterimage.Embedded, error) {
+func (b *Builder) platform(ctx context.Context, req Request, bc *buildContext, named contexts, p ocispec.Platform) (PlatformResult, []clusterimage.Embedded, error) {
 	a := &assembly{
-		b: b, req: &req, context: bc, platform: p, tree: newTree(),
+		b: b, req: &req, context: bc, contexts: named, platform: p, tree: newTree(),
 		held: map[string]held{}, taken: map[string]taken{}, known: map[kubefile.Pos]*stageFiles{}, stageImages: map[kubefile.Pos]ocispec.Descriptor{}, downloads: downloads{fetch: b.Fetch, store: b.Store},
 		res: PlatformResult{Platform: clusterimage.PlatformString(&p)},
 	}
@@ -128,8 +129,14 @@ func (a *assembly) instruction(ctx context.Context, in kubefile.Instruction, id,
 		switch c := in.Command.(type) {
 		case *instructions.CopyCommand:
 			fill = func(l *layer) error {
-				return a.copyInto(ctx, l, copying{
-					SourcesAndDest: c.SourcesAndDest, from: c.From, chown: c.Chown, chmod: c.Chmod, exclude: c.ExcludePatterns, parents: c.Parents,
+				from, c2 := a, c.From
+				if named := a.contexts[strings.ToLower(c.From)]; c.From != "" && named != nil {
+					// All of it is the same but where files come from.
+					other := *a
+					other.context, from, c2 = named, &other, ""
+				}
+				return from.copyInto(ctx, l, copying{
+					SourcesAndDest: c.SourcesAndDest, from: c2, chown: c.Chown, chmod: c.Chmod, exclude: c.ExcludePatterns, parents: c.Parents,
 				})
 			}
 		case *instructions.AddCommand:

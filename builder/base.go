@@ -50,10 +50,16 @@ func (a *assembly) from(ctx context.Context, stage *kubefile.Stage) error {
 			return fmt.Errorf("FROM --platform=%s: the image is built for %s, and its rootfs cannot be for another", stage.Platform, a.res.Platform)
 		}
 	}
-	if stage.Base == "scratch" {
+	from := stage.Base
+	if image, ok := a.req.contextImage(from); ok {
+		from = image
+	} else if a.contexts[strings.ToLower(from)] != nil {
+		return fmt.Errorf("FROM %s: %w: the build context of that name is a directory", from, ErrBase)
+	}
+	if from == "scratch" {
 		return nil
 	}
-	ref, err := imagestore.ParseName(stage.Base)
+	ref, err := imagestore.ParseName(from)
 	if err != nil {
 		return err
 	}

@@ -84,7 +84,8 @@ type Request struct {
 	// RunTools is the image or directory (a path that begins with / or .) whose files lie below the rootfs
 	// while a RUN runs. "" is DefaultRunTools where the rootfs lacks the program to start, NoRunTools none.
 	RunTools string
-	// BuildContexts are directories and images that COPY --from and RUN --mount name, by that name.
+	// BuildContexts are what FROM, COPY --from and RUN --mount name: by that name, lower case, a directory, or
+	// "docker-image://" and an image. They win over stages and images of the same name.
 	BuildContexts map[string]string
 	// Labels are set on the rootfs over those of the Kubefile.
 	Labels map[string]string
@@ -140,13 +141,18 @@ func (b *Builder) Build(ctx context.Context, req Request) (res Result, err error
 		return Result{}, fmt.Errorf("building: %w", err)
 	}
 	defer release()
+	named, err := openContexts(req.BuildContexts)
+	if err != nil {
+		return Result{}, err
+	}
+	defer func() { err = errors.Join(err, named.close()) }()
 	bc, err := openContext(req.Context, req.IgnoreFile, req.File.Name)
 	if err != nil {
 		return Result{}, err
 	}
 	defer func() { err = errors.Join(err, bc.close()) }()
 	for _, p := range platforms {
-		one, embedded, err := b.platform(ctx, req, bc, p)
+		one, embedded, err := b.platform(ctx, req, bc, named, p)
 		if err != nil {
 			if len(platforms) > 1 {
 				err = fmt.Errorf("building for %s: %w", clusterimage.PlatformString(&p), err)
@@ -187,7 +193,15 @@ func (b *Builder) executes(ctx context.Context, r Request) error {
 		return errors.New("building: the Kubefile has no FROM")
 	}
 	for _, s := range chain(r.File, r.File.Stages[len(r.File.Stages)-1]) {
-		if in, what := r.File.Executes(s); in != nil {
+		for _, in := range s.Instructions {
+			d, ok := in.(*kubefile.Docker)
+			if !ok {
+				continue
+			}
+			what := r.needsSolver(r.File, s, d)
+			if what == "" {
+				continue
+			}
 			if b.Solver == nil {
 				return at(r.File, in.Pos(), fmt.Errorf("%s %w", what, ErrSolver))
 			}

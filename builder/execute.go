@@ -43,7 +43,7 @@ func (a *assembly) group(stage *kubefile.Stage, list []kubefile.Instruction) gro
 search:
 	for i, in := range list {
 		d, ok := in.(*kubefile.Docker)
-		if ok && a.file.NeedsSolver(stage, d) != "" {
+		if ok && a.req.needsSolver(a.file, stage, d) != "" {
 			if len(g.runs) > 0 && bare(d) != bare(g.docker[0]) {
 				break search
 			}
@@ -146,13 +146,16 @@ func (a *assembly) execute(ctx context.Context, g group, id, name string) error 
 	if e.Images, err = a.named(ctx, g); err != nil {
 		return err
 	}
+	for n, c := range a.contexts {
+		set(&e.Contexts, n, c.dir)
+	}
 	key := a.executionKey(g, e)
 	var cached executed
 	if !g.outside && !a.req.NoCache && a.cache.Get(key, &cached) && len(cached.Layers) == len(g.runs) {
 		return a.replay(ctx, g, cached)
 	}
 	if a.b.Solver == nil {
-		return fmt.Errorf("%s %w", a.file.NeedsSolver(a.current, g.docker[0]), ErrSolver)
+		return fmt.Errorf("%s %w", a.req.needsSolver(a.file, a.current, g.docker[0]), ErrSolver)
 	}
 	changes, err := a.b.Solver.Execute(ctx, e)
 	for _, c := range changes {

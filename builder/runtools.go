@@ -171,7 +171,7 @@ func (a *assembly) toolsDir(ctx context.Context, dir string) (tools, error) {
 // inner is an assembly for something that this one needs.
 func (a *assembly) inner(p ocispec.Platform) *assembly {
 	return &assembly{
-		b: a.b, req: a.req, file: a.file, context: a.context, platform: p, vars: a.vars, cache: a.cache, downloads: a.downloads,
+		b: a.b, req: a.req, file: a.file, context: a.context, contexts: a.contexts, platform: p, vars: a.vars, cache: a.cache, downloads: a.downloads,
 		tree: newTree(), held: map[string]held{}, taken: map[string]taken{}, known: a.known, stageImages: a.stageImages,
 		res: PlatformResult{Platform: clusterimage.PlatformString(&p)},
 	}
@@ -191,7 +191,7 @@ func (a *assembly) named(ctx context.Context, g group) (map[string]ocispec.Descr
 			}
 		}
 		for _, n := range names {
-			if _, ok := out[kubefile.ExcerptName(n)]; ok || n == "" || n == "scratch" || a.req.BuildContexts[n] != "" {
+			if _, ok := out[kubefile.ExcerptName(n)]; ok || n == "" || n == "scratch" || a.contexts[strings.ToLower(n)] != nil {
 				continue
 			}
 			desc, err := a.namedOne(ctx, n)
@@ -205,7 +205,9 @@ func (a *assembly) named(ctx context.Context, g group) (map[string]ocispec.Descr
 }
 
 func (a *assembly) namedOne(ctx context.Context, n string) (ocispec.Descriptor, error) {
-	if stage := a.file.FromStage(a.current, n); stage != nil {
+	if image, ok := a.req.contextImage(n); ok {
+		n = image
+	} else if stage := a.file.FromStage(a.current, n); stage != nil {
 		return a.stageImage(ctx, stage)
 	}
 	ref, err := imagestore.ParseName(n)

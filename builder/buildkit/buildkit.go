@@ -10,7 +10,6 @@ import (
 	"sync"
 
 	"github.com/moby/buildkit/client"
-	"github.com/moby/buildkit/session"
 
 	"github.com/clusterimage/keg/builder"
 )
@@ -32,8 +31,10 @@ type Options struct {
 	Address string
 	// Dir keeps the state of BuildKit in this process. It is made if missing, and one process at a time uses it.
 	Dir string
-	// Session are what commands may ask of this process: secrets, keys, credentials.
-	Session []session.Attachable
+	// Secrets are what RUN --mount=type=secret may ask for, by ID.
+	Secrets map[string][]byte
+	// SSH are what RUN --mount=type=ssh may ask for, by ID: the socket of an agent, or files with keys.
+	SSH map[string][]string
 	// Network is "default", "none" or "host" for every RUN that says nothing itself; "" is "default".
 	Network string
 	// Allow are entitlements that a RUN may ask for: "network.host", "security.insecure".

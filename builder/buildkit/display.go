@@ -49,7 +49,7 @@ func (d *display) update(st *client.SolveStatus) {
 		if v.Error != "" {
 			s.err = v.Error
 		}
-		if s.over || strings.HasPrefix(v.Name, "[internal]") {
+		if s.over || hidden(v.Name) {
 			continue
 		}
 		switch {
@@ -82,6 +82,13 @@ func (d *display) update(st *client.SolveStatus) {
 	}
 }
 
+// hidden says whether a step is of no interest: how the Kubefile and the image so far come to BuildKit, and
+// go back.
+func hidden(name string) bool {
+	return strings.HasPrefix(name, "[internal]") || strings.HasPrefix(name, "[context "+builder.FromName+"]") ||
+		strings.HasPrefix(name, "exporting to ") || strings.HasPrefix(name, "resolve image config")
+}
+
 func (d *display) flush(v digest.Digest, s *step) {
 	if len(s.part) > 0 {
 		d.log(v, s, append(s.part, '\n'))
@@ -96,7 +103,7 @@ func (d *display) log(v digest.Digest, s *step, text []byte) {
 // end closes what is still open: BuildKit does not always say how a step ended when the solve failed.
 func (d *display) end(err error) {
 	for v, s := range d.steps {
-		if !s.over && !strings.HasPrefix(s.name, "[internal]") {
+		if !s.over && !hidden(s.name) {
 			s.over = true
 			d.flush(v, s)
 			d.emit.Emit(progress.Event{ID: d.id(v), Name: s.name, Parent: d.parent, End: true, Err: err, Skipped: err == nil})

@@ -11,6 +11,8 @@ import (
 	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	dockerfile "github.com/moby/buildkit/frontend/dockerfile/builder"
+	"github.com/moby/buildkit/session/secrets/secretsprovider"
+	"github.com/moby/buildkit/session/sshforward/sshprovider"
 	"github.com/moby/buildkit/util/staticfs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/tonistiigi/fsutil"
@@ -90,8 +92,21 @@ func (s *Solver) solveOpt(e builder.Execution) (client.SolveOpt, error) {
 	opt := client.SolveOpt{
 		FrontendAttrs:       attrs,
 		LocalMounts:         map[string]fsutil.FS{"dockerfile": text},
-		Session:             s.o.Session,
 		AllowedEntitlements: s.o.Allow,
+	}
+	if len(s.o.Secrets) > 0 {
+		opt.Session = append(opt.Session, secretsprovider.FromMap(s.o.Secrets))
+	}
+	if len(s.o.SSH) > 0 {
+		var agents []sshprovider.AgentConfig
+		for id, paths := range s.o.SSH {
+			agents = append(agents, sshprovider.AgentConfig{ID: id, Paths: paths})
+		}
+		keys, err := sshprovider.NewSSHAgentProvider(agents)
+		if err != nil {
+			return client.SolveOpt{}, fmt.Errorf("opening SSH agents and keys: %w", err)
+		}
+		opt.Session = append(opt.Session, keys)
 	}
 	mount := func(name, dir string) error {
 		m, err := fsutil.NewFS(dir)
@@ -107,8 +122,8 @@ func (s *Solver) solveOpt(e builder.Execution) (client.SolveOpt, error) {
 		}
 	}
 	for n, dir := range e.Contexts {
-		attrs["context:"+n] = "local:" + n
-		if err := mount(n, dir); err != nil {
+		attrs["context:"+n] = "local:named-" + n
+		if err := mount("named-"+n, dir); err != nil {
 			return opt, err
 		}
 	}

@@ -30,6 +30,7 @@ type buildFlags struct {
 	pull         bool
 	keepArchives bool
 	quiet        bool
+	target       string
 	solver       solverFlags
 }
 
@@ -62,6 +63,7 @@ read, without a daemon and without root.`,
 	f.BoolVar(&flags.pull, "pull", false, "ask registries for newer base images")
 	f.BoolVar(&flags.keepArchives, "keep-archives", false, "leave image archives in the rootfs as well")
 	f.BoolVarP(&flags.quiet, "quiet", "q", false, "print the digest only")
+	f.StringVar(&flags.target, "target", "", "build up to this stage, by name or number")
 	flags.solver.register(c)
 	out.register(c)
 	_ = c.RegisterFlagCompletionFunc("compression", cobra.FixedCompletions([]string{"zstd", "gzip"}, cobra.ShellCompDirectiveNoFileComp))
@@ -183,7 +185,15 @@ func (a *app) buildRequest(ctx context.Context, dir string, flags buildFlags) (b
 	if !fi.IsDir() {
 		return none, usageErrorf("%s is no directory; the build context is one", dir)
 	}
-	request.File, err = a.readKubefile(ctx, dir, flags.file)
+	if request.BuildContexts, err = buildContexts(flags.solver.contexts); err != nil {
+		return none, err
+	}
+	if request.File, err = a.readKubefile(ctx, dir, flags.file); err != nil {
+		return none, err
+	}
+	if flags.target != "" {
+		request.File, err = request.File.Target(flags.target)
+	}
 	return request, err
 }
 

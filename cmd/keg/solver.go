@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -46,10 +48,115 @@ func (a *app) solver(flags solverFlags) (*buildkit.Solver, error) {
 	if flags.network == "host" {
 		o.Allow = append(o.Allow, "network.host")
 	}
+	switch flags.network {
+	case "default", "none", "host":
+	default:
+		return nil, usageErrorf("--network %q is none of default, none, host", flags.network)
+	}
+	for _, e := range flags.allow {
+		if e != "network.host" && e != "security.insecure" {
+			return nil, usageErrorf("--allow %q is neither network.host nor security.insecure", e)
+		}
+	}
+	if o.Secrets, err = a.secrets(flags.secrets); err != nil {
+		return nil, err
+	}
+	if o.SSH, err = a.agents(flags.ssh); err != nil {
+		return nil, err
+	}
 	o.Waiting = func(dir string) {
 		fmt.Fprintf(a.stderr, "keg: waiting for another build that uses %s\n", dir)
 	}
 	return buildkit.New(o), nil
+}
+
+// maxSecret is what BuildKit takes.
+const maxSecret = 500 << 10
+
+// secrets reads the values of --secret. They are kept in memory alone.
+func (a *app) secrets(list []string) (map[string][]byte, error) {
+	values := map[string][]byte{}
+	for _, flag := range list {
+		var id, file, env string
+		for field := range strings.SplitSeq(flag, ",") {
+			k, v, _ := strings.Cut(field, "=")
+			switch k {
+			case "id":
+				id = v
+			case "src", "source":
+				file = v
+			case "env":
+				env = v
+			case "type":
+				if v != "file" && v != "env" {
+					return nil, usageErrorf("--secret: type %q is neither file nor env", v)
+				}
+				if v == "env" && env == "" {
+					env = id
+				}
+			default:
+				return nil, usageErrorf("--secret: unknown field %q; write id=ID,src=FILE or id=ID,env=VARIABLE", k)
+			}
+		}
+		if id == "" {
+			return nil, usageErrorf("--secret has no id; write id=ID,src=FILE or id=ID,env=VARIABLE")
+		}
+		if env == "" && file == "" {
+			if _, ok := a.lookupEnv(id); ok {
+				env = id
+			} else {
+				file = id
+			}
+		}
+		if env != "" {
+			v, ok := a.lookupEnv(env)
+			if !ok {
+				return nil, usageErrorf("--secret id=%s: the environment variable %s is not set", id, env)
+			}
+			values[id] = []byte(v)
+			continue
+		}
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("reading secret %s: %w", id, err)
+		}
+		if len(data) > maxSecret {
+			return nil, fmt.Errorf("reading secret %s: %s has %d bytes, a secret may have %d", id, file, len(data), maxSecret)
+		}
+		values[id] = data
+	}
+	return values, nil
+}
+
+// agents reads --ssh: ID, or ID=SOCKET, or ID=KEY,KEY.
+func (a *app) agents(list []string) (map[string][]string, error) {
+	agents := map[string][]string{}
+	for _, flag := range list {
+		id, paths, ok := strings.Cut(flag, "=")
+		if id == "" {
+			return nil, usageErrorf("--ssh %q has no ID; write default, or ID=SOCKET, or ID=KEY", flag)
+		}
+		if !ok {
+			if paths = a.env("SSH_AUTH_SOCK"); paths == "" {
+				return nil, usageErrorf("--ssh %s: no agent runs (SSH_AUTH_SOCK is not set); write %s=KEYFILE", id, id)
+			}
+		}
+		agents[id] = strings.Split(paths, ",")
+	}
+	return agents, nil
+}
+
+// buildContexts reads --build-context.
+func buildContexts(list []string) (map[string]string, error) {
+	named := map[string]string{}
+	for _, flag := range list {
+		k, v, ok := strings.Cut(flag, "=")
+		if !ok || k == "" || v == "" {
+			return nil, usageErrorf("--build-context %q is not NAME=DIR or NAME=docker-image://IMAGE", flag)
+		}
+		named[strings.ToLower(k)] = v
+	}
+	return named, nil
 }
 
 // solverHint is the cure where nothing can execute a RUN.
