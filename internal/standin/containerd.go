@@ -27,6 +27,10 @@ type Containerd struct {
 	// KeepConfig leaves Config as it is: the caller has written it.
 	KeepConfig bool
 	LogLevel   string // warn if empty
+	// CNIBin is where the network's programs are, if not with the others.
+	CNIBin string
+	// Extra is more text at the configuration's end. It may hold credentials.
+	Extra string
 }
 
 var containerdConfig = template.Must(template.New("").Parse(`version = 3
@@ -49,14 +53,14 @@ imports = [{{range $i, $f := .Imports}}{{if $i}}, {{end}}"{{$f}}"{{end}}]
 [plugins."io.containerd.cri.v1.runtime"]
   restrict_oom_score_adj = {{.Restrict}}
   [plugins."io.containerd.cri.v1.runtime".cni]
-    bin_dirs = ["{{.Bin}}"]
+    bin_dirs = ["{{or .CNIBin .Bin}}"]
     conf_dir = "{{.CNIDir}}"
   [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
     [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
       BinaryName = "{{.Bin}}/runc"
       SystemdCgroup = {{not .Cgroupfs}}
-`))
+{{.Extra}}`))
 
 // Write writes the configuration.
 func (c Containerd) Write(s *Supervisor) error {
@@ -69,7 +73,7 @@ func (c Containerd) Write(s *Supervisor) error {
 	if err := containerdConfig.Execute(&text, data); err != nil {
 		return fmt.Errorf("writing containerd's configuration: %w", err)
 	}
-	if err := writeFile(c.Config, text.Bytes(), 0o644); err != nil {
+	if err := writeFile(c.Config, text.Bytes(), 0o600); err != nil {
 		return fmt.Errorf("writing containerd's configuration: %w", err)
 	}
 	return nil

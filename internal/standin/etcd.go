@@ -317,3 +317,18 @@ func probe(ctx context.Context, client *http.Client, url string) error {
 	}
 	return nil
 }
+
+// SetPeerURL gives the one member of a cluster another peer URL.
+func (c EtcdClient) SetPeerURL(ctx context.Context, url string) error {
+	members, err := c.Members(ctx)
+	if err != nil {
+		return err
+	}
+	if len(members) != 1 {
+		return fmt.Errorf("changing the peer URL: the cluster has %d members, not 1", len(members))
+	}
+	if _, err := c.run(ctx, nil, "member", "update", hexID(members[0].ID), "--peer-urls="+url); err != nil {
+		return fmt.Errorf("changing the peer URL: %w", err)
+	}
+	return nil
+}
