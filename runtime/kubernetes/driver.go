@@ -5,6 +5,7 @@ package kubernetes
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,6 +57,7 @@ func (Driver) Env(c *runtime.Cluster, n *runtime.Node) map[string]string {
 		"FAIL_CGROUP_V1":           "true",
 		"CGROUP":                   strconv.Itoa(n.Facts.Cgroup),
 		"NODE_POD_CIDR":            "",
+		"NODE_IPS":                 strings.Join(nodeIPs(c, n), ","),
 	}
 	if c.HasPlugin(clusterimage.RoleCNI) {
 		env["CNI"] = "none"
@@ -72,6 +74,36 @@ func (Driver) Env(c *runtime.Cluster, n *runtime.Node) map[string]string {
 		}
 	}
 	return env
+}
+
+// setting is a variable as the image or the user set it.
+func setting(c *runtime.Cluster, key, otherwise string) string {
+	if v, ok := c.Options.Env[key]; ok {
+		return v
+	}
+	if c.Image != nil {
+		if v, ok := c.Image.Spec.Env[key]; ok {
+			return v
+		}
+	}
+	return otherwise
+}
+
+// nodeIPs are the addresses that kubelet is told: the one by which the cluster knows the host, and where
+// pods have addresses of both families, the first that the host has of the other.
+func nodeIPs(c *runtime.Cluster, n *runtime.Node) []string {
+	list := []string{n.IP}
+	own, err := netip.ParseAddr(n.IP)
+	if err != nil || !strings.Contains(setting(c, "POD_CIDR", ""), ",") {
+		return list
+	}
+	for _, a := range n.Facts.Addresses {
+		other, err := netip.ParseAddr(a)
+		if err == nil && other.Unmap().Is4() != own.Unmap().Is4() && other.IsGlobalUnicast() && !sameAddress(a, c.Options.VIP) {
+			return append(list, a)
+		}
+	}
+	return list
 }
 
 // masquerade is the packet filter that the bridge plugin can use on the host.
@@ -149,14 +181,18 @@ func existing(ctx context.Context, r remote.Runner, paths ...string) ([]string, 
 }
 
 // startContainerd is a step of every node.
-func startContainerd(n *runtime.Node) runtime.Step {
+func startContainerd(_ *runtime.Cluster, n *runtime.Node) runtime.Step {
 	return n.On("start containerd", func(ctx context.Context, _ writer) error {
 		restart := n.Changed("/etc/containerd/config.toml", binDir+"/containerd", "/etc/systemd/system/containerd.service")
 		if err := n.Host.Units(ctx, node.UnitRequest{Units: []string{"containerd.service"}, Restart: restart}); err != nil {
 			return err
 		}
-		return runtime.Wait(ctx, 2*time.Minute, "containerd", func(ctx context.Context) error {
-			return n.Runner.Run(ctx, remote.Cmd{Args: []string{binDir + "/ctr", "version"}})
-		})
+		return waitContainerd(ctx, n)
+	})
+}
+
+func waitContainerd(ctx context.Context, n *runtime.Node) error {
+	return runtime.Wait(ctx, 2*time.Minute, "containerd", func(ctx context.Context) error {
+		return n.Runner.Run(ctx, remote.Cmd{Args: []string{"ctr", "version"}})
 	})
 }

@@ -83,13 +83,13 @@ func TestKubeadmFiles(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			files := map[string][]byte{}
-			config, err := initConfig(render(t, "etc/kubeadm.yaml.tmpl", tt.c.Env(tt.c.First())), tok)
+			config, err := initConfig(render(t, "etc/kubeadm.yaml.tmpl", tt.c.Env(tt.c.First())), tt.c.Options.Config, tok)
 			if err != nil {
 				t.Fatal(err)
 			}
 			files["init-"+tt.name+".yaml"] = config
 			if workers := tt.c.ByRole(runtime.Worker); len(workers) > 0 {
-				config, err := joinConfig(render(t, "etc/kubeadm-join.yaml.tmpl", tt.c.Env(workers[0])), tok, "sha256:"+strings.Repeat("ab", 32))
+				config, err := joinConfig(render(t, "etc/kubeadm-join.yaml.tmpl", tt.c.Env(workers[0])), tt.c.Options.Config, tt.c.APIEndpoint(), tok, "sha256:"+strings.Repeat("ab", 32))
 				if err != nil {
 					t.Fatal(err)
 				}

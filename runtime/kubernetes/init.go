@@ -36,7 +36,7 @@ func decideInit(marked bool, paths []string) action {
 // traces are paths that kubeadm makes, from its first change on.
 var traces = []string{
 	adminConf, kubeletConf, "/etc/kubernetes/bootstrap-kubelet.conf", "/etc/kubernetes/pki/ca.crt",
-	"/etc/kubernetes/manifests/kube-apiserver.yaml", "/etc/kubernetes/manifests/etcd.yaml", "/var/lib/etcd/member",
+	"/etc/kubernetes/manifests/kube-apiserver.yaml", etcdManifest, "/var/lib/etcd/member",
 	"/var/lib/kubelet/config.yaml",
 }
 
@@ -44,7 +44,7 @@ var traces = []string{
 func (d Driver) Init(c *runtime.Cluster) []runtime.Batch {
 	first := c.First()
 	return []runtime.Batch{{
-		startContainerd(first),
+		startContainerd(c, first),
 		first.On("make the control plane with kubeadm", func(ctx context.Context, out writer) error {
 			if err := first.Host.Units(ctx, node.UnitRequest{Units: []string{"kubelet.service"}, EnableOnly: true}); err != nil {
 				return err
@@ -56,30 +56,49 @@ func (d Driver) Init(c *runtime.Cluster) []runtime.Batch {
 			if err != nil {
 				return err
 			}
-			switch decideInit(first.Done(runtime.DoneInit), paths) {
-			case skip:
+			what := decideInit(first.Done(runtime.DoneInit) || first.Done(runtime.DoneJoin), paths)
+			if what == skip {
 				return runtime.ErrAlready
-			case redo:
+			}
+			if other := otherMaster(c); other != nil {
+				return fmt.Errorf("making the control plane: %s was made one and is none any more, and the cluster goes on without it on %s; take it out with keg delete --force, and add it again", first.Address, other.Address)
+			}
+			if what == redo {
 				fmt.Fprintln(out, "taking back what an earlier run began")
 				if err := kubeadmReset(ctx, first, out); err != nil {
 					return err
 				}
 			}
-			return d.makeControlPlane(ctx, c, out)
+			return d.makeControlPlane(ctx, c, out, nil)
 		}),
-		first.On("wait for the API", func(ctx context.Context, _ writer) error {
-			if err := first.Host.Units(ctx, node.UnitRequest{Units: []string{"kubelet.service"}}); err != nil {
-				return err
-			}
-			return runtime.Wait(ctx, 5*time.Minute, "the API", func(ctx context.Context) error {
-				_, err := kubectl(ctx, c, "get", "--raw", "/readyz")
-				return err
-			})
-		}),
+		first.On("wait for the API", func(ctx context.Context, _ writer) error { return d.comeUp(ctx, c) }),
 	}}
 }
 
-func (Driver) makeControlPlane(ctx context.Context, c *runtime.Cluster, out writer) error {
+// otherMaster is a control plane beside First that was made; nil if there is none.
+func otherMaster(c *runtime.Cluster) *runtime.Node {
+	for _, n := range c.ByRole(runtime.Master) {
+		if n != c.First() && n.Made() {
+			return n
+		}
+	}
+	return nil
+}
+
+// comeUp waits for the API, which comes up with kubelet.
+func (Driver) comeUp(ctx context.Context, c *runtime.Cluster) error {
+	if err := c.First().Host.Units(ctx, node.UnitRequest{Units: []string{"kubelet.service"}}); err != nil {
+		return err
+	}
+	return runtime.Wait(ctx, 5*time.Minute, "the API", func(ctx context.Context) error {
+		_, err := kubectl(ctx, c, "get", "--raw", "/readyz")
+		return err
+	})
+}
+
+// makeControlPlane runs kubeadm init, after prepare, if there is one, has seen the same configuration; ignore
+// are kubeadm's checks that would find what prepare made.
+func (Driver) makeControlPlane(ctx context.Context, c *runtime.Cluster, out writer, prepare func(ctx context.Context, config []byte) error, ignore ...string) error {
 	first := c.First()
 	// What ran on a cluster that was there before runs on this one again.
 	if err := c.Restart(ctx); err != nil {
@@ -90,9 +109,14 @@ func (Driver) makeControlPlane(ctx context.Context, c *runtime.Cluster, out writ
 		return err
 	}
 	t := newToken()
-	config, err := initConfig(base, t)
+	config, err := initConfig(base, c.Options.Config, t, ignore...)
 	if err != nil {
 		return err
+	}
+	if prepare != nil {
+		if err := prepare(ctx, config); err != nil {
+			return err
+		}
 	}
 	if err := kubeadm(ctx, first, "init.yaml", config, out, "init", "--skip-token-print", "--skip-certificate-key-print"); err != nil {
 		return err
@@ -130,8 +154,10 @@ exit 1
 
 // clearWay ends a kubeadm that still runs for a keg that was killed, and removes its secret files.
 func clearWay(ctx context.Context, n *runtime.Node) error {
-	if err := n.Runner.Run(ctx, remote.Cmd{Args: []string{"/bin/sh", "-c", endProgram, "sh", binDir + "/kubeadm"}}); err != nil {
-		return err
+	for _, dir := range []string{binDir, node.Rootfs + "/bin"} {
+		if err := n.Runner.Run(ctx, remote.Cmd{Args: []string{"/bin/sh", "-c", endProgram, "sh", dir + "/kubeadm"}}); err != nil {
+			return err
+		}
 	}
 	return n.Runner.Run(ctx, remote.Cmd{Args: []string{"rm", "-rf", secretDir}})
 }

@@ -34,7 +34,7 @@ func (d Driver) JoinWorkers(c *runtime.Cluster, workers []*runtime.Node) []runti
 	j := &join{}
 	steps := runtime.Batch{}
 	for _, n := range workers {
-		steps = append(steps, startContainerd(n), n.On("join the cluster with kubeadm", func(ctx context.Context, out writer) error {
+		steps = append(steps, startContainerd(c, n), n.On("join the cluster with kubeadm", func(ctx context.Context, out writer) error {
 			return j.worker(ctx, c, n, out)
 		}))
 	}
@@ -131,23 +131,11 @@ func (j *join) worker(ctx context.Context, c *runtime.Cluster, n *runtime.Node, 
 		if err := kubeadmReset(ctx, n, out); err != nil {
 			return err
 		}
-		// kubeadm refuses a name that a ready node has.
-		if _, err := kubectl(ctx, c, "delete", "node", n.Name, "--ignore-not-found"); err != nil {
+		if err := deleteNode(ctx, c, n); err != nil {
 			return err
 		}
 	}
-	if err := n.Host.Units(ctx, node.UnitRequest{Units: []string{"kubelet.service"}, EnableOnly: true}); err != nil {
-		return err
-	}
-	base, err := rendered(ctx, n, "etc/kubeadm-join.yaml")
-	if err != nil {
-		return err
-	}
-	config, err := joinConfig(base, j.token, j.hash)
-	if err != nil {
-		return err
-	}
-	if err := kubeadm(ctx, n, "join.yaml", config, out, "join"); err != nil {
+	if err := j.run(ctx, c, n, out); err != nil {
 		return err
 	}
 	return n.Mark(ctx, runtime.DoneJoin)

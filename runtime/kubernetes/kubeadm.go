@@ -58,67 +58,12 @@ func caHash(data []byte) (string, error) {
 	return "sha256:" + hex.EncodeToString(sum[:]), nil
 }
 
-// edit changes the document of a kind in kubeadm's configuration, a YAML stream. There must be one.
-func edit(config []byte, kind string, change func(doc map[string]any) error) ([]byte, error) {
-	var out [][]byte
-	found := false
-	for _, part := range bytes.Split(append([]byte("\n"), config...), []byte("\n---")) {
-		if len(bytes.TrimSpace(part)) == 0 {
-			continue
-		}
-		var doc map[string]any
-		if err := yaml.Unmarshal(part, &doc); err != nil {
-			return nil, fmt.Errorf("reading kubeadm's configuration: %w", err)
-		}
-		if doc == nil { // comments only
-			continue
-		}
-		if doc["kind"] == kind {
-			found = true
-			if err := change(doc); err != nil {
-				return nil, err
-			}
-		}
-		text, err := yaml.Marshal(doc)
-		if err != nil {
-			return nil, fmt.Errorf("writing kubeadm's configuration: %w", err)
-		}
-		out = append(out, text)
-	}
-	if !found {
-		return nil, fmt.Errorf("reading kubeadm's configuration: it has no %s", kind)
-	}
-	return bytes.Join(out, []byte("---\n")), nil
-}
-
 func bootstrapToken(t token) map[string]any {
 	return map[string]any{
 		"token": string(t), "ttl": tokenTTL, "description": "keg: nodes of this run",
 		"usages": []any{"signing", "authentication"},
 		"groups": []any{"system:bootstrappers:kubeadm:default-node-token"},
 	}
-}
-
-// initConfig adds the token to the rendered etc/kubeadm.yaml.
-func initConfig(rendered []byte, t token) ([]byte, error) {
-	return edit(rendered, "InitConfiguration", func(doc map[string]any) error {
-		doc["bootstrapTokens"] = []any{bootstrapToken(t)}
-		return nil
-	})
-}
-
-// joinConfig adds to the rendered etc/kubeadm-join.yaml where the cluster is and how to know it.
-func joinConfig(rendered []byte, t token, hash string) ([]byte, error) {
-	return edit(rendered, "JoinConfiguration", func(doc map[string]any) error {
-		doc["discovery"] = map[string]any{
-			"bootstrapToken": map[string]any{
-				"token":             string(t),
-				"apiServerEndpoint": runtime.APIServerName + ":6443",
-				"caCertHashes":      []any{hash},
-			},
-		}
-		return nil
-	})
 }
 
 // tokenConfig is a configuration that only tells `kubeadm token create` the token.
@@ -157,8 +102,13 @@ func (p *phaseLines) Write(data []byte) (int, error) {
 	}
 }
 
-// kubeadm runs kubeadm with a secret configuration file that is there only while it runs.
-func kubeadm(ctx context.Context, n *runtime.Node, name string, config []byte, out io.Writer, args ...string) (err error) {
+// kubeadm runs the kubeadm that is installed, with a secret configuration file that is there only while it runs.
+func kubeadm(ctx context.Context, n *runtime.Node, name string, config []byte, out io.Writer, args ...string) error {
+	return kubeadmFrom(ctx, binDir, n, name, config, out, args...)
+}
+
+// kubeadmFrom runs the kubeadm of a directory, such as that of a rootfs that is about to be installed.
+func kubeadmFrom(ctx context.Context, dir string, n *runtime.Node, name string, config []byte, out io.Writer, args ...string) (err error) {
 	path := secretDir + "/" + name
 	defer func() {
 		if errors.Is(err, remote.ErrDisconnected) {
@@ -171,16 +121,17 @@ func kubeadm(ctx context.Context, n *runtime.Node, name string, config []byte, o
 		return err
 	}
 	return n.Runner.Run(ctx, remote.Cmd{
-		Args:   append(append([]string{binDir + "/kubeadm"}, args...), "--config", path),
+		Args:   append(append([]string{dir + "/kubeadm"}, args...), "--config", path),
 		Stdout: &phaseLines{out: out}, Stderr: &phaseLines{out: out},
 	})
 }
 
-// kubeadmReset takes back what kubeadm did on a host, so that it can be done again.
+// kubeadmReset takes back what kubeadm did on a host, so that it can be done again. A member of etcd that
+// others know must have been taken out before.
 func kubeadmReset(ctx context.Context, n *runtime.Node, out io.Writer) error {
 	return n.Runner.Run(ctx, remote.Cmd{
-		// The etcd of a half-made or a doomed cluster has no other members to tell; its data goes here.
-		Args:   []string{"/bin/sh", "-c", binDir + "/kubeadm reset -f --cri-socket " + criSocket + " --skip-phases=remove-etcd-member && rm -rf /var/lib/etcd /etc/cni/net.d/10-keg-bridge.conflist"},
+		// Its own way of leaving etcd waits for minutes where that is broken, and says nothing if it fails.
+		Args:   []string{"/bin/sh", "-c", binDir + "/kubeadm reset -f --cri-socket " + criSocket + " --skip-phases=remove-etcd-member && rm -rf /var/lib/etcd/* /etc/cni/net.d/10-keg-bridge.conflist"},
 		Stdout: &phaseLines{out: out}, Stderr: &phaseLines{out: out},
 	})
 }

@@ -84,6 +84,7 @@ func newSim(t *testing.T, ips ...string) *sim {
 				"etc/systemd/system/containerd.service": "x",
 				"etc/kubeadm.yaml":                      "kind: InitConfiguration\n---\nkind: ClusterConfiguration\n",
 				"etc/kubeadm-join.yaml":                 "kind: JoinConfiguration\n",
+				"etc/kubeadm-upgrade.yaml":              "kind: UpgradeConfiguration\n",
 				conflist:                                "{}",
 			},
 			Before: func(op string) error { return s.op(nil) },
@@ -168,7 +169,7 @@ func (m *machine) fail(args []string, text string) error {
 func (m *machine) run(args []string, stdin, dir string, out io.Writer) error {
 	has := func(p string) bool { return m.host.File(p) != nil }
 	switch {
-	case args[0] == "true", args[0] == "test", args[0] == binDir+"/ctr":
+	case args[0] == "true", args[0] == "test", args[0] == "ctr":
 		return nil
 	case args[0] == "cat":
 		data := m.host.File(args[1])
