@@ -36,6 +36,8 @@ var mayImport = map[string][]string{
 	"runtime/node/vip":        {"runtime/node", "internal/atomicfile"},
 	"runtime/node/host":       {"runtime/node", "runtime/node/balancer", "runtime/node/vip", "imagestore", "imagestore/unpack", "imagestore/clusterimage", "basefs", "internal/progress", "internal/atomicfile", "internal/lockfile"},
 	"runtime":                 {"basefs", "imagestore/clusterimage", "runtime/remote", "runtime/node", "runtime/pki", "internal/progress", "internal/atomicfile"},
+	"runtime/runtimetest":     {"runtime", "runtime/node", "internal/labtest"},
+	"internal/labtest":        {},
 	"runtime/kubernetes":      {"runtime", "runtime/remote", "runtime/node", "basefs", "imagestore/clusterimage"},
 	"cmd/keg-node":            {"runtime/node", "runtime/node/host"},
 }

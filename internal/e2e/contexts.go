@@ -21,6 +21,7 @@ import (
 	"github.com/clusterimage/keg/builder/pack"
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/archive"
+	"github.com/clusterimage/keg/runtime/runtimetest/life"
 )
 
 // Versions of Kubernetes that testdata/e2e/binaries builds.
@@ -137,6 +138,19 @@ spec:
 `,
 	}
 	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// LifeContext prepares the context of the app image of a life (package life) on top of base.
+func LifeContext(ctx context.Context, dir, bin, base string) error {
+	if err := writeImages(ctx, filepath.Join(dir, "images", "web.tar"), []image{{ref: webImage, programs: []string{filepath.Join(bin, "web")}}}); err != nil {
+		return err
+	}
+	for name, text := range life.AppFiles(base, webImage) {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			return err
 		}

@@ -9,13 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/clusterimage/keg/internal/labtest"
 )
@@ -256,50 +253,20 @@ func TestCluster(t *testing.T) {
 	b.compare(before, b.snapshots())
 }
 
-// snapshots are what keg may not leave changed on each host: files with their content, units, mounts,
-// processes, network devices and the rules of the packet filter.
-func (b *bench) snapshots() []string {
+// snapshots are what keg may not leave changed on each host.
+func (b *bench) snapshots() []labtest.Snapshot {
 	b.Helper()
-	const script = `
-set -eu
-# What a running system changes by itself is left out.
-find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /var/tmp -o -path /var/log -o -path /var/cache/ldconfig \
-  -o -path /var/lib/systemd -o -path /dev \) -prune -o -printf '%y %m %U:%G %p %l\n' | sort
-find /usr -xdev \( -path /usr/share -o -path '/usr/lib/modules*' \) -prune -o -printf '%y %m %U:%G %p %l\n' | sort
-find /etc /opt /usr/local /root /home /srv /lib/systemd -xdev -type f -exec sha256sum {} + | sort -k 2
-find /run /tmp -xdev -maxdepth 2 -not -path '/run/systemd/*' -not -path '/run/user*' -not -path '/run/udev*' -not -path '/run/sudo*' -not -path '/tmp/systemd-private*' | sort
-systemctl list-unit-files --no-legend --no-pager | awk '{print $1, $2}' | sort
-systemctl list-units --all --plain --no-legend --no-pager --type=service,mount,socket | awk '$3 != "inactive" {print $1, $3}' | grep -v -e ^user -e ^session- -e ^run-user -e 'tmpfiles-clean' -e systemd-hostnamed -e systemd-timedated -e systemd-networkd-wait-online | sort # the last is started by whoever first wants network-online.target
-awk '{print $5}' /proc/self/mountinfo | grep -v ^/run/user | sort
-ps -eo comm= | grep -v -e '^ps$' -e '^sh$' -e '^awk$' -e '^sort$' -e '^grep$' -e '^sshd$' -e '^(' -e '^systemd$' -e hostnamed -e timedated -e '^bash$' -e '^kworker' | sort
-ip -o link | awk -F': ' '{print $2}' | sed 's/@.*//' | sort
-ip route | sort
-iptables-save | grep -E '^(-A|:[^ ]+ -)' | sed 's/\[[0-9:]*\]//' || true # rules and chains; empty tables stay loaded
-sysctl net.ipv4.ip_forward net.ipv4.conf.all.forwarding vm.overcommit_memory kernel.panic 2>/dev/null
-`
-	var all []string
+	var all []labtest.Snapshot
 	for _, h := range b.lab.Hosts {
-		all = append(all, b.lab.Exec(b.T, h.Name, "sh", "-c", script))
+		all = append(all, b.lab.Snapshot(b.T, h.Name))
 	}
 	return all
 }
 
-func (b *bench) compare(before, after []string) {
+func (b *bench) compare(before, after []labtest.Snapshot) {
 	b.Helper()
 	for i, h := range b.lab.Hosts {
-		was, is := strings.Split(before[i], "\n"), strings.Split(after[i], "\n")
-		var left []string
-		for _, l := range is {
-			if !slices.Contains(was, l) {
-				left = append(left, "+ "+l)
-			}
-		}
-		for _, l := range was {
-			if !slices.Contains(is, l) {
-				left = append(left, "- "+l)
-			}
-		}
-		if diff := cmp.Diff([]string(nil), left); diff != "" {
+		if left := before[i].Diff(after[i]); len(left) > 0 {
 			b.Errorf("%s is not as it was before:\n%s", h.Name, strings.Join(left, "\n"))
 		}
 	}
