@@ -25,6 +25,9 @@ import (
 // short are the usual times, a hundred times faster.
 var short = times{interval: 20 * time.Millisecond, check: 300 * time.Millisecond, connect: 300 * time.Millisecond, poll: 10 * time.Millisecond, drain: 50 * time.Millisecond}
 
+// patient is short for tests in which nobody is to be found out, on a machine with other things to do.
+var patient = times{interval: 20 * time.Millisecond, check: 30 * time.Second, connect: 30 * time.Second, poll: 10 * time.Millisecond, drain: 50 * time.Millisecond}
+
 // rig is a balancer at work, with files in memory.
 type rig struct {
 	*testing.T
@@ -41,6 +44,11 @@ type rig struct {
 // start balances 127.0.0.1:PORT to backends. It fails the test if anything is left running at its end.
 func start(t *testing.T, check node.BalancerCheck, files map[string][]byte, backends ...string) *rig {
 	t.Helper()
+	return startWith(t, patient, check, files, backends...)
+}
+
+func startWith(t *testing.T, times times, check node.BalancerCheck, files map[string][]byte, backends ...string) *rig {
+	t.Helper()
 	before := goruntime.NumGoroutine()
 	r := &rig{T: t, files: map[string][]byte{}, cut: map[string]bool{}, addr: free(t, "127.0.0.1"), ended: make(chan error, 1)}
 	for name, data := range files {
@@ -49,7 +57,7 @@ func start(t *testing.T, check node.BalancerCheck, files map[string][]byte, back
 	r.configure(node.BalancerListener{Listen: r.addr, Backends: backends, Check: check})
 	ctx, cancel := context.WithCancel(t.Context())
 	ready := make(chan net.Addr, 1)
-	r.run = &run{times: short, Options: Options{
+	r.run = &run{times: times, Options: Options{
 		Ready: func(a net.Addr) { ready <- a },
 		Logf: func(format string, args ...any) {
 			r.mu.Lock()
@@ -290,7 +298,7 @@ func TestKilled(t *testing.T) {
 // TestCut: a backend whose packets are lost keeps its connections open for ever, so they are closed here.
 func TestCut(t *testing.T) {
 	a, b := serve(t, "127.0.0.1:0"), serve(t, "127.0.0.1:0")
-	r := start(t, tcp, nil, a.addr, b.addr)
+	r := startWith(t, short, tcp, nil, a.addr, b.addr)
 	r.health(a.addr, true, 1)
 	r.health(b.addr, true, 1)
 	conns := map[string]net.Conn{}
@@ -321,7 +329,7 @@ func TestHang(t *testing.T) {
 	defer l.Close()
 	good := httptest.NewTLSServer(http.NotFoundHandler())
 	defer good.Close()
-	r := start(t, node.BalancerCheck{Kind: node.CheckTLS}, nil, l.Addr().String(), good.Listener.Addr().String())
+	r := startWith(t, short, node.BalancerCheck{Kind: node.CheckTLS}, nil, l.Addr().String(), good.Listener.Addr().String())
 	r.health(l.Addr().String(), false, 1)
 	r.health(good.Listener.Addr().String(), true, 1)
 	client := good.Client()

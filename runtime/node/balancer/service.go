@@ -32,7 +32,8 @@ type service struct {
 type backend struct {
 	addr    string
 	healthy bool
-	fails   int  // checks that failed since the last good one
+	fails   int // checks that failed since the last good one
+	said    string
 	gone    bool // the file does not name it any more
 	tunnels map[*tunnel]bool
 	stop    context.CancelFunc // of its checks
@@ -211,18 +212,19 @@ func (s *service) watch(ctx context.Context, b *backend, c node.BalancerCheck, t
 func (s *service) note(b *backend, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	was, known := b.healthy, b.fails > 0
 	b.healthy = err == nil
-	if err == nil {
-		b.fails = 0
-	} else {
-		b.fails++
+	b.fails++
+	word := "not healthy"
+	if b.healthy {
+		b.fails, word = 0, "healthy"
 	}
-	switch {
-	case err == nil && !was:
-		s.run.logf("%s: %s is healthy", s.listen, b.addr)
-	case err != nil && (was || !known):
-		s.run.logf("%s: %s is not healthy: %v", s.listen, b.addr, err)
+	if word != b.said {
+		b.said = word
+		if err == nil {
+			s.run.logf("%s: %s is healthy", s.listen, b.addr)
+		} else {
+			s.run.logf("%s: %s is not healthy: %v", s.listen, b.addr, err)
+		}
 	}
 	if b.fails == 2 && errors.Is(err, errUnreachable) {
 		b.closeTunnels()

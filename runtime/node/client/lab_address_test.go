@@ -156,6 +156,7 @@ func TestLabVIP(t *testing.T) {
 		return names
 	}
 	// moved waits until another host has the address and answers there.
+	const first = "the first time"
 	moved := func(what, from string) string {
 		t.Helper()
 		begin := time.Now()
@@ -170,7 +171,8 @@ func TestLabVIP(t *testing.T) {
 					conn.Close()
 				}
 				t.Logf("%s: from %q to %s in %v", what, from, now[0], took.Round(10*time.Millisecond))
-				if took > 15*time.Second {
+				// A Lease is made with more care than it is taken over.
+				if took > 15*time.Second && what != first {
 					t.Errorf("%s: that took too long", what)
 				}
 				return now[0]
@@ -180,7 +182,7 @@ func TestLabVIP(t *testing.T) {
 		t.Fatalf("%s: nobody has the address", what)
 		return ""
 	}
-	holder := moved("the first time", "")
+	holder := moved(first, "")
 	for _, how := range [][]string{{"cut", "packets are lost"}, {"cut", "no carrier", "carrier"}} {
 		old := holder
 		lab.Verb(t, append([]string{how[0], old}, how[2:]...)...)

@@ -24,6 +24,7 @@ const (
 	renewTime   = 2 * time.Second
 	giveUp      = 6 * time.Second
 	linger      = 8 * time.Second
+	missing     = 3 * time.Second // until a Lease that is not there is made, longer than its holder needs
 	tick        = time.Second     // between two looks at the API server, and at the Lease of another
 	requestTime = 2 * time.Second // one request
 	partingTime = time.Second     // the request that gives the Lease back
@@ -54,8 +55,8 @@ type api interface {
 	ready(ctx context.Context) error
 	// get reads the Lease; errNoLease if there is none.
 	get(ctx context.Context) (lease, error)
-	// put makes the Lease or replaces that of l.version, and returns it with its new version; errConflict
-	// if there is another version, errNoLease if there is none.
+	// put replaces the Lease of l.version, and returns it with its new version; errConflict if there is
+	// another version. If there is none it makes one: API servers do, also where an older one is meant.
 	put(ctx context.Context, l lease) (lease, error)
 }
 
@@ -80,7 +81,8 @@ type elector struct {
 	mine    bool      // the Lease is, as far as is known
 	address bool      // the address may be here
 	last    lease     // as it was last seen or written
-	seen    time.Time // when last, being another's, was first seen
+	seen    time.Time // when last, being another's or none, was first seen
+	written string    // the version that this host wrote last
 	renewed time.Time // before the last renewal that succeeded was sent
 	ready   time.Time // before the last answer that it is ready was asked for
 	count   int       // renewals since the address came here
@@ -165,11 +167,8 @@ func (e *elector) renew(ctx context.Context) bool {
 		now, err := e.put(ctx, l)
 		switch {
 		case err == nil:
-			e.last, e.renewed = now, sent
+			e.last, e.written, e.renewed = now, now.version, sent
 			return e.hold(ctx)
-		case errors.Is(err, errNoLease):
-			e.lose("it was deleted")
-			return false
 		case !errors.Is(err, errConflict):
 			return true // nothing is known; the deadline is near
 		}
@@ -206,30 +205,34 @@ func (e *elector) stand(ctx context.Context) error {
 		return err
 	}
 	l, err := e.get(ctx)
-	switch {
-	case errors.Is(err, errNoLease):
-		l = lease{}
-	case err != nil:
+	if err != nil && !errors.Is(err, errNoLease) {
 		return err
-	case l.version != e.last.version || e.seen.IsZero():
+	}
+	if l.version != e.last.version || e.seen.IsZero() {
 		e.last, e.seen = l, time.Now()
 	}
-	if l.holder != "" && l.holder != e.id && time.Since(e.seen) < max(leaseTime, l.duration) {
+	if l.version == "" {
+		return e.make(ctx)
+	}
+	// What this host has written and nobody has changed since is nobody else's. Its own name alone does not
+	// say so: a request may arrive long after it was given up.
+	free := l.holder == "" || l.version == e.written
+	if !free && time.Since(e.seen) < max(leaseTime, l.duration) {
 		return nil
 	}
 	sent := time.Now()
 	next := lease{version: l.version, holder: e.id, acquired: sent, renewed: sent, duration: leaseTime, transitions: l.transitions}
-	if l.version != "" && l.holder != e.id {
+	if l.holder != e.id {
 		next.transitions++
 	}
 	now, err := e.put(ctx, next)
-	if errors.Is(err, errConflict) || errors.Is(err, errNoLease) {
+	if errors.Is(err, errConflict) {
 		return nil // somebody was faster
 	}
 	if err != nil {
 		return err
 	}
-	e.last, e.renewed, e.ready, e.mine, e.count = now, sent, ready, true, 0
+	e.last, e.written, e.renewed, e.ready, e.mine, e.count = now, now.version, sent, ready, true, 0
 	if !time.Now().Before(e.deadline()) {
 		e.leave(ctx, "the API server has not answered in time")
 		return nil
@@ -238,6 +241,21 @@ func (e *elector) stand(ctx context.Context) error {
 		e.logf("the address is here")
 	}
 	return nil
+}
+
+// make makes a Lease where there is none, and takes nothing by it: it is waited for like another's. Who
+// deletes a Lease does not take the address from its holder, who will write it again, or else learn by the
+// new one that it was lost.
+func (e *elector) make(ctx context.Context) error {
+	if time.Since(e.seen) < missing {
+		return nil
+	}
+	now := time.Now()
+	_, err := e.put(ctx, lease{holder: e.id, acquired: now, renewed: now, duration: leaseTime})
+	if errors.Is(err, errConflict) {
+		return nil // somebody was faster
+	}
+	return err
 }
 
 // leave takes the address away, and then gives the Lease back so that nobody has to wait.

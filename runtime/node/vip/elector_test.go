@@ -128,6 +128,13 @@ func (w *world) holder() int {
 	return -1
 }
 
+// transitions is how often the address has changed hands.
+func (w *world) transitions() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.lease.transitions
+}
+
 // within waits for done and says how long it took.
 func (w *world) within(limit time.Duration, what string, done func() bool) {
 	w.Helper()
@@ -235,10 +242,7 @@ func (p *pretended) get(ctx context.Context) (lease, error) {
 
 func (p *pretended) put(ctx context.Context, l lease) (lease, error) {
 	return p.request(ctx, func() (lease, error) {
-		switch {
-		case p.lease == nil && l.version != "":
-			return lease{}, errNoLease
-		case p.lease != nil && p.lease.version != l.version:
+		if p.lease != nil && p.lease.version != l.version {
 			return lease{}, errConflict
 		}
 		p.count++
@@ -261,17 +265,17 @@ func TestElection(t *testing.T) {
 		{"stopped", func(w *world, i int) { w.hosts[i].stop() }, 2 * time.Second},
 		{"killed", func(w *world, i int) { w.kill(i) }, 13 * time.Second},
 		{"deleted Lease", func(w *world, i int) {
-			w.set(i, "delete", func(p *pretended) { p.lease = nil; p.unready = true })
-		}, 3 * time.Second},
+			w.set(i, "delete", func(p *pretended) { w.lease = nil; p.link = cut })
+		}, 16 * time.Second},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, 3)
 				defer w.end()
-				w.within(2*time.Second, "the first one has it", func() bool { return w.holder() >= 0 })
+				w.within(16*time.Second, "the first one has it", func() bool { return w.holder() >= 0 })
+				first, begin := w.holder(), w.transitions()
 				time.Sleep(time.Minute)
-				first := w.holder()
-				if n := w.lease.transitions; n != 0 {
+				if n := w.transitions() - begin; n != 0 || w.holder() != first {
 					t.Errorf("the address changed hands %d times for no reason", n)
 				}
 				tc.do(w, first)
@@ -290,7 +294,7 @@ func TestNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 2)
 		defer w.end()
-		w.within(2*time.Second, "somebody has it", func() bool { return w.holder() >= 0 })
+		w.within(16*time.Second, "somebody has it", func() bool { return w.holder() >= 0 })
 		time.Sleep(10 * time.Second)
 		for i := range w.hosts {
 			w.set(i, "cut", func(p *pretended) { p.link = cut })
@@ -305,12 +309,30 @@ func TestNobody(t *testing.T) {
 	})
 }
 
+// TestDeleted: who deletes the Lease takes the address from nobody.
+func TestDeleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 3)
+		defer w.end()
+		w.within(16*time.Second, "somebody has it", func() bool { return w.holder() >= 0 })
+		first := w.holder()
+		for range 20 {
+			time.Sleep(time.Second)
+			w.set(first, "delete", func(*pretended) { w.lease = nil })
+			time.Sleep(3700 * time.Millisecond)
+			if w.holder() != first {
+				t.Error("the address went")
+			}
+		}
+	})
+}
+
 // TestLabel: a change of the Lease by somebody else is not the loss of it.
 func TestLabel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 2)
 		defer w.end()
-		w.within(2*time.Second, "somebody has it", func() bool { return w.holder() >= 0 })
+		w.within(16*time.Second, "somebody has it", func() bool { return w.holder() >= 0 })
 		first := w.holder()
 		for range 10 {
 			w.set(first, "label", func(p *pretended) { p.count++; l := *p.lease; l.version = strconv.Itoa(p.count); p.lease = &l })
@@ -332,7 +354,7 @@ func TestNeverTwo(t *testing.T) {
 			defer w.end()
 			for range 150 {
 				i := r.IntN(3)
-				switch r.IntN(6) {
+				switch r.IntN(7) {
 				case 0, 1:
 					l := link(r.IntN(5))
 					w.set(i, fmt.Sprint("link ", l), func(p *pretended) { p.link = l })
@@ -346,6 +368,8 @@ func TestNeverTwo(t *testing.T) {
 					time.Sleep(time.Duration(r.IntN(12000)) * time.Millisecond)
 					w.start(i)
 				case 5:
+					w.set(i, "delete, by", func(*pretended) { w.lease = nil })
+				case 6:
 					w.hosts[i].stop()
 					<-w.hosts[i].ended
 					w.start(i)

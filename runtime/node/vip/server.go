@@ -100,7 +100,7 @@ func (s *server) lease(ctx context.Context, method, path string, body []byte) (l
 		return lease{}, err
 	case code == http.StatusConflict:
 		return lease{}, errConflict
-	case code == http.StatusNotFound && method != http.MethodPost:
+	case code == http.StatusNotFound && method == http.MethodGet:
 		return lease{}, errNoLease
 	case code != http.StatusOK && code != http.StatusCreated:
 		return lease{}, fmt.Errorf("%s of the Lease: %d %s", method, code, http.StatusText(code))

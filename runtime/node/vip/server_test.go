@@ -61,10 +61,7 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case r.Method == http.MethodPost && f.lease != nil, r.Method == http.MethodPut && f.lease != nil && given != strconv.Itoa(f.version):
 			w.WriteHeader(http.StatusConflict)
 			return
-		case r.Method == http.MethodPut && f.lease == nil:
-			w.WriteHeader(http.StatusNotFound)
-			return
-		case r.Method == http.MethodPost:
+		case f.lease == nil: // with PUT as well
 			w.WriteHeader(http.StatusCreated)
 		}
 		f.version++
@@ -146,9 +143,10 @@ func TestServer(t *testing.T) {
 		if _, err := s.get(ctx); !errors.Is(err, errNoLease) {
 			t.Errorf("get: %v", err)
 		}
-		if _, err := s.put(ctx, lease{version: "7", holder: "a"}); !errors.Is(err, errNoLease) {
-			t.Errorf("put: %v", err)
+		if _, err := s.put(ctx, lease{version: "7", holder: "a"}); err != nil {
+			t.Errorf("a Lease that was deleted: %v", err)
 		}
+		f.lease = nil
 		at := time.Date(2026, 3, 4, 5, 6, 7, 8000, time.UTC)
 		want := lease{holder: "a", acquired: at, renewed: at.Add(time.Second), duration: leaseTime, transitions: 3}
 		made, err := s.put(ctx, want)
