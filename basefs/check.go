@@ -137,7 +137,7 @@ func (c *checker) topLevel() {
 		"bin", "etc", "opt", "manifests", "charts", "application", "scripts", "images", "statics", "plugins",
 		"registry", "registry.tar.gz", "imageList", MetadataFile,
 		"applications", "cri", "lib", "rpm", "deb", "tgz", "certs", "pki", "cache", // sealer's
-		"Kubefile", "Kubefile.lock", "Dockerfile", "LICENSE", // of a build context
+		"Kubefile", "Kubefile.lock", "Dockerfile", "LICENSE", "versions", // of a build context
 	}
 	for _, e := range entries {
 		name := e.Name()
