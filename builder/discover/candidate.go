@@ -81,7 +81,7 @@ var (
 	// imageName is how fields, flags and variables are called that hold an image.
 	imageName = regexp.MustCompile(`(?i)(?:^|[._-]|[a-z0-9])image(?:[._-]?(?:name|ref|reference|url))?$`)
 	// imageLine is a line of a manifest inside a text.
-	imageLine = regexp.MustCompile(`(?m)^[\s"-]*[A-Za-z_]*[iI]mage"?:[ \t]+["']?([^\s"'#,}{]+)`)
+	imageLine = regexp.MustCompile(`(?m)(?:^|[{,])[\s"-]*[A-Za-z_]*[iI]mage"?:[ \t]*["']?([^\s"'#,}{]+)`)
 	flagValue = regexp.MustCompile(`^(--?[A-Za-z0-9][A-Za-z0-9._-]*)=(.+)$`)
 )
 

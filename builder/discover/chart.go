@@ -168,7 +168,7 @@ func (f *findings) chart(ctx context.Context, src chartSource) {
 		return
 	}
 	for _, crd := range c.CRDObjects() {
-		sub := &findings{search: f.search, file: f.inChart(src.path, c, crd.Filename)}
+		sub := &findings{search: f.search, loose: f.loose, file: f.inChart(src.path, c, crd.Filename)}
 		sub.manifest(crd.File.Data)
 		f.take(sub)
 	}
@@ -303,7 +303,7 @@ func (f *findings) renderChart(ctx context.Context, src chartSource, set valueSe
 			if path.Base(file) == "NOTES.txt" || strings.TrimSpace(out[file]) == "" {
 				continue
 			}
-			sub := &findings{search: f.search, file: f.inChart(src.path, c, file), rendered: true}
+			sub := &findings{search: f.search, loose: f.loose, file: f.inChart(src.path, c, file), rendered: true}
 			sub.manifest([]byte(documentStart.ReplaceAllString(out[file], "---\n$1")))
 			f.take(sub)
 		}

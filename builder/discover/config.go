@@ -1,12 +1,15 @@
 package discover
 
 import (
+	"bytes"
 	"fmt"
 	"io/fs"
 	"path"
 	"slices"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/clusterimage/keg/basefs"
 )
 
 // ConfigFile is the file, at the root of a tree or of an app, with what a search cannot know by itself.
@@ -84,6 +87,15 @@ func (s *search) configure(tree fs.FS) error {
 		s.paths = append(s.paths, c.Paths...)
 		take, ignore = append(take, c.Take...), append(ignore, c.Ignore...)
 		s.configs = append(s.configs, name)
+	}
+	if data, err := fs.ReadFile(tree, sealosIgnore); err == nil {
+		list, err := basefs.ParseImageList(sealosIgnore, bytes.NewReader(data))
+		if err != nil {
+			return err
+		}
+		for _, l := range list {
+			ignore = append(ignore, l.Ref)
+		}
 	}
 	var err error
 	if s.take, err = newPatterns(take); err != nil {

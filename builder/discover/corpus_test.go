@@ -104,6 +104,8 @@ func (c *corpusCase) option(t testing.TB, data map[string][]byte, words []string
 		c.opts.Roots = words[1:]
 	case "tree":
 		c.opts.Roots = Roots()
+	case "elsewhere":
+		c.opts.Elsewhere = true
 	case "system":
 		c.opts.System = true
 	case "candidates":

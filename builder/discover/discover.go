@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	goruntime "runtime"
 	"slices"
 	"strings"
@@ -24,12 +25,41 @@ func Roots() []string {
 	return []string{"manifests", "charts", basefs.AppsDir, "images", ListK3s, ListK0s, "imageList", ConfigFile}
 }
 
-// Wanted says whether a search in Roots reads a file of the tree, by its path.
-func Wanted(name string) bool {
-	if basefs.IsImageArchive(name) || strings.HasPrefix(name, "images/") && !isList(name) && name != sealosArchives {
+// Wanted says whether a search of a basefs tree reads a file, by its path and size: all in Roots, and with
+// Options.Elsewhere YAML in other places.
+func Wanted(name string, size int64) bool {
+	switch {
+	case basefs.IsImageArchive(name) || strings.HasPrefix(name, "images/") && !isList(name) && name != sealosArchives:
+		return false
+	case inRoots(name, Roots()):
+		return size <= maxFile
+	}
+	return isElsewhere(name) && size <= maxElsewhere
+}
+
+func inRoots(name string, roots []string) bool {
+	return slices.ContainsFunc(roots, func(root string) bool {
+		return root == "." || name == root || strings.HasPrefix(name, root+"/")
+	})
+}
+
+// maxElsewhere bounds files that are outside of Roots.
+const maxElsewhere = 1 << 20
+
+// isElsewhere says whether a file outside of Roots may be something for the cluster: YAML that some command applies. The
+// directories of an operating system have none.
+func isElsewhere(name string) bool {
+	top, _, _ := strings.Cut(name, "/")
+	switch top {
+	case "usr", "lib", "lib64", "bin", "sbin", "var", "proc", "sys", "dev", "run", "boot":
 		return false
 	}
-	return slices.ContainsFunc(Roots(), func(root string) bool { return name == root || strings.HasPrefix(name, root+"/") })
+	base := strings.TrimSuffix(name, templateSuffix)
+	switch strings.ToLower(path.Ext(base)) {
+	case ".yaml", ".yml", ".tpl":
+		return true
+	}
+	return slices.Contains(kustomizationNames, path.Base(base))
 }
 
 // Options are what a search needs to know beside the files.
@@ -37,6 +67,9 @@ type Options struct {
 	// Roots are the files and directories to search, relative to the tree; none is all of it. What does not
 	// exist is left out.
 	Roots []string
+	// Elsewhere searches other places of the tree as well, for YAML that some command may apply: what is broken there
+	// is skipped, and what is no object of Kubernetes is nobody's business.
+	Elsewhere bool
 	// Metadata is that of the tree, if it has one: its version is Kubernetes' for charts, and its runtime
 	// tells which images the cluster itself consists of.
 	Metadata basefs.Metadata
@@ -87,7 +120,7 @@ func Find(ctx context.Context, tree fs.FS, o Options) (*Report, error) {
 	g.SetLimit(cmp.Or(o.Parallelism, goruntime.GOMAXPROCS(0)))
 	for i, u := range units {
 		g.Go(func() error {
-			f := &findings{search: s, file: u.name}
+			f := &findings{search: s, file: u.name, loose: u.loose}
 			results[i] = f
 			if context.Cause(ctx) == nil {
 				u.find(ctx, f)

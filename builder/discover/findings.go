@@ -11,6 +11,7 @@ type findings struct {
 	search   *search
 	file     string
 	rendered bool // lines are those of what came of a template
+	loose    bool // outside of the roots
 	found    []Found
 	skipped  []Skipped
 	errs     []error
@@ -43,7 +44,19 @@ func (f *findings) skip(where Where, reason string) {
 	f.skipped = append(f.skipped, Skipped{where, reason})
 }
 
-func (f *findings) fail(err error) { f.errs = append(f.errs, err) }
+// fail keeps an error; outside of the roots it is only a reason to skip.
+func (f *findings) fail(err error) {
+	if !f.loose {
+		f.errs = append(f.errs, err)
+		return
+	}
+	where, reason := Where{File: f.file}, err.Error()
+	var fe *FileError
+	if errors.As(err, &fe) {
+		where, reason = Where{File: fe.File, Line: fe.Line, Rendered: fe.Rendered}, fe.Err.Error()
+	}
+	f.skipped = append(f.skipped, Skipped{where, "it cannot be read: " + reason})
+}
 
 func (f *findings) errorAt(line int, err error) error {
 	var le *lineError

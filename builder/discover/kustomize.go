@@ -28,6 +28,7 @@ type kustomization struct {
 	urls   []string // of remote
 	err    error    // its file cannot be read
 	kind   string
+	offset int // of the lines of an inline document in its file
 }
 
 // kustomizations are those that no other one builds on: what another one changes is not applied as it is.
@@ -103,6 +104,11 @@ func (s *search) readKustomization(name string) *kustomization {
 	}
 	for _, d := range docs {
 		k.kind = text(field(d, "kind"))
+		for _, key := range []string{"helmCharts", "helmChartInflationGenerator"} {
+			if n := field(d, key); n != nil {
+				k.err = &FileError{File: name, Line: n.Line, Err: errors.New(key + " makes kustomize download a chart and run helm: put the chart itself into charts/")}
+			}
+		}
 		k.paths(s, name, d, "", 0)
 	}
 	return k
@@ -139,7 +145,9 @@ func (k *kustomization) path(s *search, name, key string, n *yaml.Node, depth in
 	plugin := key == "generators" || key == "transformers" || key == "validators"
 	if strings.Contains(value, "\n") { // inline: a patch, or the configuration of a plugin
 		if plugin {
+			k.offset += n.Line
 			k.plugin(s, name, []byte(value), depth)
+			k.offset -= n.Line
 		}
 		return
 	}
@@ -149,7 +157,7 @@ func (k *kustomization) path(s *search, name, key string, n *yaml.Node, depth in
 		}
 	}
 	if url.MatchString(value) {
-		k.remote, k.urls = append(k.remote, Where{File: name, Line: n.Line}), append(k.urls, value)
+		k.remote, k.urls = append(k.remote, Where{File: name, Line: k.offset + n.Line}), append(k.urls, value)
 		return
 	}
 	full := path.Join(k.dir, value)

@@ -209,13 +209,12 @@ func describe(n *yaml.Node) string {
 
 // unknown is a document that is no object of Kubernetes: values of something, or part of an object.
 func (f *findings) unknown(o *object, n *yaml.Node) {
-	if n.Kind != yaml.MappingNode {
+	switch {
+	case f.loose:
+	case n.Kind != yaml.MappingNode:
 		f.skip(Where{File: f.file, Line: n.Line}, "this is no object of Kubernetes but "+describe(n))
-		return
+	case len(n.Content) > 0:
+		f.skip(Where{File: f.file, Line: n.Line}, "this is no object of Kubernetes: it has no apiVersion and kind")
+		o.candidates(n, "")
 	}
-	if len(n.Content) == 0 {
-		return
-	}
-	f.skip(Where{File: f.file, Line: n.Line}, "this is no object of Kubernetes: it has no apiVersion and kind")
-	o.candidates(n, "")
 }

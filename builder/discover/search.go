@@ -28,6 +28,7 @@ type search struct {
 
 	tree  fs.FS
 	files []string          // all files that are searched, sorted, templates under the name that they get
+	loose map[string]bool   // those of them that are outside of the roots
 	texts map[string][]byte // of rendered templates, by that name
 	own   findings
 	errs  []error
@@ -38,13 +39,14 @@ const maxFile = 64 << 20
 
 // unit is one thing that is looked into at a time.
 type unit struct {
-	name string
-	find func(ctx context.Context, f *findings)
+	name  string
+	loose bool
+	find  func(ctx context.Context, f *findings)
 }
 
 // load lists the files and renders the templates among them.
 func (s *search) load(ctx context.Context, tree fs.FS) error {
-	s.tree, s.texts = tree, map[string][]byte{}
+	s.tree, s.texts, s.loose = tree, map[string][]byte{}, map[string]bool{}
 	s.own.search = s
 	skip, err := patternmatcher.New(s.skip)
 	if err != nil {
@@ -55,7 +57,11 @@ func (s *search) load(ctx context.Context, tree fs.FS) error {
 		roots = []string{"."}
 	}
 	seen := map[string]bool{}
-	for _, root := range roots {
+	places := roots
+	if s.opts.Elsewhere {
+		places = append(slices.Clone(roots), ".")
+	}
+	for i, root := range places {
 		err := fs.WalkDir(tree, path.Clean(root), func(name string, d fs.DirEntry, err error) error {
 			if cause := context.Cause(ctx); cause != nil {
 				return cause
@@ -72,8 +78,14 @@ func (s *search) load(ctx context.Context, tree fs.FS) error {
 				}
 				return nil
 			}
+			loose := i >= len(roots)
+			if loose && (inRoots(name, roots) || !isElsewhere(name)) {
+				return nil
+			}
 			info, err := fs.Stat(tree, name) // through links
 			switch {
+			case loose && (err != nil || info.IsDir() || info.Size() > maxElsewhere):
+				return nil
 			case err != nil:
 				s.own.skip(Where{File: name}, "it is a link to something that is not in the tree")
 				return nil
@@ -92,6 +104,7 @@ func (s *search) load(ctx context.Context, tree fs.FS) error {
 			}
 			if !seen[name] {
 				seen[name] = true
+				s.loose[strings.TrimSuffix(name, templateSuffix)] = loose
 				s.files = append(s.files, name)
 			}
 			return nil
@@ -174,7 +187,7 @@ func (s *search) units() []unit {
 				}
 			}
 		}
-		out = append(out, unit{dir, func(ctx context.Context, f *findings) { f.chartDir(ctx, dir) }})
+		out = append(out, unit{dir, s.loose[name], func(ctx context.Context, f *findings) { f.chartDir(ctx, dir) }})
 	}
 	for _, name := range s.files {
 		if part[name] || !isPacked(name) || basefs.IsImageArchive(name) {
@@ -186,29 +199,29 @@ func (s *search) units() []unit {
 			}
 		}
 		part[name] = true
-		out = append(out, unit{name, func(ctx context.Context, f *findings) { f.chartFile(ctx, name) }})
+		out = append(out, unit{name, s.loose[name], func(ctx context.Context, f *findings) { f.chartFile(ctx, name) }})
 	}
 	for _, k := range s.kustomizations(part) {
 		for _, f := range k.reads {
 			part[f] = true
 		}
-		out = append(out, unit{k.dir, func(_ context.Context, f *findings) { f.kustomization(k) }})
+		out = append(out, unit{k.dir, s.loose[k.reads[0]], func(_ context.Context, f *findings) { f.kustomization(k) }})
 	}
 	for _, name := range s.files {
 		switch {
 		case part[name]:
 		case isList(name):
-			out = append(out, unit{name, func(_ context.Context, f *findings) { f.text(f.list) }})
+			out = append(out, unit{name, s.loose[name], func(_ context.Context, f *findings) { f.text(f.list) }})
 		case name == sealosArchives:
-			out = append(out, unit{name, func(_ context.Context, f *findings) {
+			out = append(out, unit{name, s.loose[name], func(_ context.Context, f *findings) {
 				f.skip(Where{File: name}, "keg reads archives of images in images/ itself, and not this list of them: put them there as images/*.tar")
 			}})
 		case isManifest(name), path.Ext(name) == "" && s.isRendered(name):
-			out = append(out, unit{name, func(_ context.Context, f *findings) { f.text(f.manifest) }})
+			out = append(out, unit{name, s.loose[name], func(_ context.Context, f *findings) { f.text(f.manifest) }})
 		}
 	}
 	if s.opts.System {
-		out = append(out, unit{basefs.MetadataFile, func(_ context.Context, f *findings) { f.system() }})
+		out = append(out, unit{basefs.MetadataFile, false, func(_ context.Context, f *findings) { f.system() }})
 	}
 	slices.SortStableFunc(out, func(a, b unit) int { return strings.Compare(a.name, b.name) })
 	return out

@@ -68,10 +68,15 @@ func (s *search) render() {
 			if errors.As(err, &te) {
 				err = &FileError{File: name, Line: te.Line, Err: errors.New(te.Text)}
 			}
+			if f := (findings{file: name, loose: s.loose[base]}); f.loose {
+				f.fail(err)
+				s.own.skipped = append(s.own.skipped, f.skipped...)
+				continue
+			}
 			s.errs = append(s.errs, err)
 			continue
 		}
-		if len(missing) > 0 {
+		if len(missing) > 0 && !s.loose[base] {
 			s.own.skip(Where{File: name}, fmt.Sprintf("rendered without values for %s: what depends on them may be missing; give them a default by ENV or APPENV", strings.Join(missing, ", ")))
 		}
 		s.texts[base] = data
