@@ -41,11 +41,18 @@ func device(t *testing.T) net.Interface {
 			t.Skipf("SKIP: ip %s: %v: %s", args, err, out)
 		}
 	}
-	i, err := net.InterfaceByName("keg0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 { // the kernel notices the link a moment later
+		i, err := net.InterfaceByName("keg0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i.Flags&net.FlagRunning != 0 {
+			return *i
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
-	return *i
+	t.Fatal("the device has no link")
+	return net.Interface{}
 }
 
 // listen takes the packets of a kind that arrive at the other end.
