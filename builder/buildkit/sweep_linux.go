@@ -29,17 +29,16 @@ func sweep(ctx context.Context, dir string) error {
 		// The container has the name of its bundle; without one there is nothing to delete, which is an error to runc.
 		_ = exec.CommandContext(ctx, "runc", "delete", "--force", filepath.Base(filepath.Dir(b))).Run()
 	}
-	below := real + string(filepath.Separator)
-	mounts, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
-		// Mounts of snapshots lie elsewhere, but their directories do not.
-		return !strings.HasPrefix(m.Mountpoint, below) && !(m.FSType == "overlay" && strings.Contains(m.VFSOptions, below)), false
-	})
+	left, err := leftMounts(real)
 	if err != nil {
 		return err
 	}
-	for i := len(mounts) - 1; i >= 0; i-- {
-		if err := unix.Unmount(mounts[i].Mountpoint, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
-			return fmt.Errorf("unmounting %s: %w", mounts[i].Mountpoint, err)
+	for i := len(left) - 1; i >= 0; i-- {
+		if err := unix.Unmount(left[i], unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("unmounting %s: %w", left[i], err)
+		}
+		if !strings.HasPrefix(left[i], real) {
+			_ = os.Remove(left[i]) // a directory made to mount there
 		}
 	}
 	for _, b := range bundles {
@@ -48,4 +47,36 @@ func sweep(ctx context.Context, dir string) error {
 		}
 	}
 	return ctx.Err()
+}
+
+// leftMounts are the mount points below dir, and those elsewhere of what lies below dir: BuildKit mounts snapshots
+// in the directory for temporary files.
+func leftMounts(dir string) ([]string, error) {
+	mounts, err := mountinfo.GetMounts(nil)
+	if err != nil {
+		return nil, err
+	}
+	home := &mountinfo.Info{} // the file system that dir is on
+	for _, m := range mounts {
+		if within(dir, m.Mountpoint) && len(m.Mountpoint) >= len(home.Mountpoint) {
+			home = m
+		}
+	}
+	rel, err := filepath.Rel(home.Mountpoint, dir)
+	if err != nil {
+		return nil, err
+	}
+	root := filepath.Join(home.Root, rel)
+	var left []string
+	for _, m := range mounts {
+		bind := m.Major == home.Major && m.Minor == home.Minor && strings.HasPrefix(m.Root, filepath.Join(root, "runc-"))
+		if m.Mountpoint != dir && within(m.Mountpoint, dir) || bind || m.FSType == "overlay" && strings.Contains(m.VFSOptions, "="+dir+"/") {
+			left = append(left, m.Mountpoint)
+		}
+	}
+	return left, nil
+}
+
+func within(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
