@@ -268,6 +268,8 @@ type UnitRequest struct {
 	Restart bool     `json:"restart"` // restart even if running
 	// EnableOnly does not start.
 	EnableOnly bool `json:"enableOnly"`
+	// NoBlock does not wait until they have started.
+	NoBlock bool `json:"noBlock,omitempty"`
 }
 
 // HookRequest runs scripts/NAME.sh (or scripts/NAME) of Rootfs, in Rootfs, if it is there: by itself

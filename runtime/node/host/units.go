@@ -52,7 +52,11 @@ func (h *Host) Units(ctx context.Context, req node.UnitRequest) error {
 		if req.Restart {
 			verb = "restart"
 		}
-		if _, err := h.run(ctx, "systemctl", verb, u); err != nil {
+		args := []string{"systemctl", verb, u}
+		if req.NoBlock {
+			args = []string{"systemctl", "--no-block", verb, u}
+		}
+		if _, err := h.run(ctx, args...); err != nil {
 			return fmt.Errorf("%w%s", err, h.lastJournal(ctx, u))
 		}
 	}
