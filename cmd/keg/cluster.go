@@ -15,11 +15,12 @@ import (
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/clusterimage"
 	"github.com/clusterimage/keg/runtime"
+	"github.com/clusterimage/keg/runtime/k3s"
 	"github.com/clusterimage/keg/runtime/kubernetes"
 )
 
 // drivers are the runtimes of this build.
-func drivers() []runtime.Driver { return []runtime.Driver{kubernetes.Driver{}} }
+func drivers() []runtime.Driver { return []runtime.Driver{kubernetes.Driver{}, k3s.Driver{}} }
 
 // clusterFlags are those of every command about a cluster that is there.
 type clusterFlags struct {

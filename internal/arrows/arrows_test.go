@@ -39,6 +39,7 @@ var mayImport = map[string][]string{
 	"runtime/runtimetest":     {"runtime", "runtime/node", "internal/labtest"},
 	"internal/labtest":        {},
 	"runtime/kubernetes":      {"runtime", "runtime/remote", "runtime/node", "basefs", "imagestore/clusterimage"},
+	"runtime/k3s":             {"runtime", "runtime/remote", "runtime/node", "basefs", "imagestore/clusterimage"},
 	"cmd/keg-node":            {"runtime/node", "runtime/node/host"},
 }
 

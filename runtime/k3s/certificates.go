@@ -1,0 +1,68 @@
+package k3s
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/clusterimage/keg/runtime"
+	"github.com/clusterimage/keg/runtime/remote"
+)
+
+// CertificateFiles are those that k3s makes.
+func (Driver) CertificateFiles(n *runtime.Node) []string {
+	agent := []string{dataDir + "/agent/*.crt"}
+	if n.Role == runtime.Worker {
+		return agent
+	}
+	return append(agent, serverDir+"/tls/*.crt", serverDir+"/tls/*/*.crt", kubeconfigFile)
+}
+
+// rotateCertificates deletes what k3s then makes anew when it starts, which it must not be while that is
+// done. It starts again whatever happens.
+const rotateCertificates = `
+systemctl stop "$1" || exit
+/usr/local/bin/k3s certificate rotate >&2
+code=$?
+systemctl start --no-block "$1" || exit
+exit $code
+`
+
+// RenewCertificates issues all but the CAs' anew.
+func (d Driver) RenewCertificates(c *runtime.Cluster, n *runtime.Node) []runtime.Step {
+	return []runtime.Step{
+		n.On("renew certificates with k3s", func(ctx context.Context, out writer) error {
+			return n.Runner.Run(ctx, remote.Cmd{Args: []string{"/bin/sh", "-c", rotateCertificates, "sh", unitOf(n)}, Stderr: out})
+		}),
+		waitFor(c, n),
+	}
+}
+
+// ApplySANs writes the names into the configuration and restarts k3s; then the API is asked by each name.
+func (d Driver) ApplySANs(c *runtime.Cluster, n *runtime.Node) []runtime.Step {
+	return []runtime.Step{
+		n.On("name all of the API's names in k3s' configuration", func(ctx context.Context, _ writer) error {
+			return d.keepRunning(ctx, c, n)
+		}),
+		waitFor(c, n),
+		n.On("see that the API's certificate has them", func(ctx context.Context, _ writer) error {
+			return runtime.Wait(ctx, 2*time.Minute, "the API's certificate", func(ctx context.Context) error {
+				return d.askByNames(ctx, c, n)
+			})
+		}),
+	}
+}
+
+// askByNames asks the API on n, and wants a certificate for each of the cluster's names.
+func (d Driver) askByNames(ctx context.Context, c *runtime.Cluster, n *runtime.Node) error {
+	var all []string
+	for _, name := range names(c, c.Env(n)) {
+		all = append(all, plainText(name))
+	}
+	script := `for name; do ` + strings.Join(d.Kubectl(), " ") + ` get --raw /readyz --request-timeout=15s --tls-server-name "$name" >/dev/null || exit; done`
+	if err := n.Runner.Run(ctx, remote.Cmd{Args: append([]string{"/bin/sh", "-c", script, "sh"}, all...)}); err != nil {
+		return fmt.Errorf("asking the API by each of its names: %w", err)
+	}
+	return nil
+}
