@@ -44,9 +44,9 @@ func newOperator(t *testing.T) *operator {
 	return &operator{T: t, keg: os.Getenv("KEG_E2E_KEG"), home: home, bin: os.Getenv("KEG_E2E_BIN")}
 }
 
-func (o *operator) build(name, dir string) {
+func (o *operator) build(name, dir string, more ...string) {
 	o.Helper()
-	cmd := exec.CommandContext(o.Context(), o.keg, "build", "-t", name, dir)
+	cmd := exec.CommandContext(o.Context(), o.keg, append([]string{"build", "-t", name, dir}, more...)...)
 	cmd.Env = []string{"HOME=" + o.home, "KEG_ROOT=" + filepath.Join(o.home, "store"), "PATH=" + os.Getenv("PATH")}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		o.Fatalf("keg build %s: %v\n%s", name, err, out)
@@ -65,7 +65,7 @@ func (o *operator) images(version string, prepare func(ctx context.Context, dir 
 	if err := prepare(o.Context(), dir, e2e.NewPrograms(o.bin, version)); err != nil {
 		o.Fatal(err)
 	}
-	o.build(base, dir)
+	o.build(base, dir, "--build-arg", "SOURCE=local")
 	dir = filepath.Join(o.home, "app")
 	if err := e2e.LifeContext(o.Context(), dir, o.bin, base); err != nil {
 		o.Fatal(err)
