@@ -97,7 +97,8 @@ func TestApps(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			tb := &testBuild{kubefile: "FROM scratch\n" + tt.kubefile + "\nLAUNCH web\n", files: ctx}
+			tb := &testBuild{kubefile: "FROM scratch\n" + tt.kubefile + "\nLAUNCH web\n", files: ctx,
+				request: func(r *Request) { r.Discovery.Off = true }} // these are no charts but in name
 			res := tb.must(t)
 			want := clusterimage.Spec{Apps: []clusterimage.App{tt.want}, Launch: []string{"web"}}
 			if diff := cmp.Diff(want, res.Platforms[0].Spec); diff != "" {

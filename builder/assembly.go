@@ -42,7 +42,9 @@ type assembly struct {
 	// taken are the image archives that become embedded images, by their path in the rootfs.
 	taken map[string]taken
 	// apps are the apps of this Kubefile, with what their files tell.
-	apps     deferred
+	apps deferred
+	// brought tells, of files in which images are looked for, the instruction.
+	brought  map[string]kubefile.Pos
 	images   wanted
 	tarballs []*tarball
 	res      PlatformResult
@@ -221,6 +223,7 @@ func (a *assembly) keep(l *layer, pos kubefile.Pos) error {
 		}
 		a.held[name] = held{data: data, pos: pos}
 	}
+	a.bring(l, pos)
 	if a.files != nil {
 		return nil // who copies from here decides what the archives are
 	}

@@ -37,6 +37,9 @@ var (
 type base struct {
 	embedded []clusterimage.Embedded
 	apps     []string // their names
+	layers   int      // how many of the layers are its
+	spec     clusterimage.Spec
+	cluster  bool // it is a cluster image
 }
 
 // from begins the assembly with the base of a stage.
@@ -113,6 +116,7 @@ func (a *assembly) inherit(ctx context.Context, text string, desc ocispec.Descri
 		img, err := a.b.Store.ClusterImage(ctx, desc)
 		switch {
 		case err == nil:
+			a.base.cluster = true
 			var ok bool
 			if manifest, ok = img.RootfsFor(a.res.Platform); !ok {
 				return &transfer.PlatformError{Ref: text, Want: a.res.Platform, Have: platformsOf(img.Rootfs)}
@@ -163,6 +167,7 @@ func (a *assembly) inherit(ctx context.Context, text string, desc ocispec.Descri
 			return fmt.Errorf("%s: reading layer %s: %w", text, l.Digest, err)
 		}
 	}
+	a.base.layers, a.base.spec = len(a.layers), spec
 	return nil
 }
 

@@ -17,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/clusterimage/keg/basefs"
+	"github.com/clusterimage/keg/builder/discover"
 	"github.com/clusterimage/keg/builder/pack"
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/clusterimage"
@@ -87,6 +88,8 @@ type Request struct {
 	// BuildContexts are what FROM, COPY --from and RUN --mount name: by that name, lower case, a directory, or
 	// "docker-image://" and an image. They win over stages and images of the same name.
 	BuildContexts map[string]string
+	// Discovery says how container images are found in the tree.
+	Discovery Discovery
 	// Labels are set on the rootfs over those of the Kubefile.
 	Labels map[string]string
 	// Type is clusterimage.TypeCluster or TypeApp where the image is to be that; "" finds out.
@@ -112,6 +115,8 @@ type PlatformResult struct {
 	// Spec and Labels are those in its config.
 	Spec   clusterimage.Spec
 	Labels map[string]string
+	// Discovered is what was found of container images in the tree, nil if nothing was looked for.
+	Discovered *discover.Report
 	// Layers is the number of layers that this build added, Cached how many of them were not packed anew.
 	Layers, Cached int
 }

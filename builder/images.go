@@ -37,6 +37,11 @@ func (a *assembly) embedded(ctx context.Context) ([]clusterimage.Embedded, error
 	if err != nil {
 		return nil, err
 	}
+	found, err := a.discovered(ctx, wishes, packed)
+	if err != nil {
+		return nil, err
+	}
+	wishes = append(wishes, found...)
 	all := map[string]clusterimage.Embedded{}
 	for _, e := range a.base.embedded {
 		all[e.Name] = e

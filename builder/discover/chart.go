@@ -1,10 +1,13 @@
 package discover
 
 import (
+	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"path"
@@ -144,12 +147,40 @@ func (f *findings) chartFile(ctx context.Context, name string) {
 		f.fail(&FileError{File: name, Err: err})
 		return
 	}
-	files, err := archive.LoadArchiveFiles(bytes.NewReader(data))
-	if err == nil && !slices.ContainsFunc(files, func(b *archive.BufferedFile) bool { return b.Name == "Chart.yaml" }) {
+	isChart, err := packedChart(data)
+	switch {
+	case err != nil && strings.Contains("/"+name, "/charts/"):
+		f.fail(&FileError{File: name, Err: fmt.Errorf("this is no packed chart: %w", err)})
+		return
+	case err != nil:
+		f.skip(Where{File: name}, "it cannot be read as a packed chart: "+err.Error())
+		return
+	case !isChart:
 		f.skip(Where{File: name}, "it is an archive, and no chart")
 		return
 	}
 	f.chart(ctx, chartSource{path: name, load: func() (*chart.Chart, error) { return loader.LoadArchive(bytes.NewReader(data)) }})
+}
+
+// packedChart says whether an archive holds a chart: a directory with a Chart.yaml.
+func packedChart(data []byte) (bool, error) {
+	zr, err := gzip.NewReader(bytes.NewReader(data))
+	if err != nil {
+		return false, err
+	}
+	tr := tar.NewReader(zr)
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if dir, base := path.Split(path.Clean(h.Name)); base == "Chart.yaml" && strings.Count(dir, "/") == 1 {
+			return true, nil
+		}
+	}
 }
 
 // chart renders a chart with every set of values, and takes the images of all of them.
