@@ -201,3 +201,24 @@ func TestLegacyEnv(t *testing.T) {
 		t.Errorf("%v %s", err, out)
 	}
 }
+
+func FuzzLegacyPlugins(f *testing.F) {
+	text, err := os.ReadFile("testdata/sealer-k0s/rootfs/plugins/hosts.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(text)
+	f.Add([]byte("kind: Plugin\nspec: {action: '|', scope: x}\n---\n--- # y\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		list, err := basefs.LegacyHooks(fstest.MapFS{"plugins/x.yaml": &fstest.MapFile{Data: text}}, "k0s")
+		var wrong *basefs.PluginError
+		if err != nil && !errors.As(err, &wrong) {
+			t.Error(err)
+		}
+		for _, h := range list {
+			if h.Skipped == "" && (h.Phase == "" || h.On == "") {
+				t.Errorf("%+v", h)
+			}
+		}
+	})
+}

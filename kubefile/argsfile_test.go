@@ -68,3 +68,20 @@ func TestManyStages(t *testing.T) {
 		t.Error(in)
 	}
 }
+
+func FuzzParseBuildArgs(f *testing.F) {
+	for _, seed := range []string{"A=1\n", "# x\r\nB=\n", "A", "\xff", "=x", "A=1\nA=2"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		args, err := ParseBuildArgs("x.env", text)
+		if (err == nil) != (args != nil) {
+			t.Errorf("%v %v", args, err)
+		}
+		for k := range args {
+			if !argName.MatchString(k) {
+				t.Errorf("%q", k)
+			}
+		}
+	})
+}

@@ -252,8 +252,8 @@ func TestRecipes(t *testing.T) {
 	defer server.Close()
 	reg := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	defer reg.Close()
-	pause := strings.TrimPrefix(reg.URL, "http://") + "/pause:3.10"
-	ref, err := name.ParseReference(pause)
+	apiserver := strings.TrimPrefix(reg.URL, "http://") + "/kube-apiserver:v1.99.1"
+	ref, err := name.ParseReference(apiserver)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -273,7 +273,7 @@ func TestRecipes(t *testing.T) {
 		"kubernetes": {"v1.99.1", []string{
 			"bin/containerd", "bin/containerd-shim-runc-v2", "bin/crictl", "bin/ctr", "bin/etcdctl", "bin/etcdutl", "bin/helm", "bin/kubeadm",
 			"bin/kubectl", "bin/kubelet", "bin/runc", "opt/cni/bin/bridge", "opt/cni/bin/host-local", "opt/cni/bin/loopback", "opt/cni/bin/portmap",
-		}, []string{pause}},
+		}, []string{apiserver}},
 		"k3s": {"v1.99.1+k3s1", []string{"bin/k3s"}, []string{"docker.io/rancher/mirrored-pause:3.6"}},
 		"k0s": {"v1.99.1+k0s.0", []string{"bin/k0s"}, []string{"quay.io/k0sproject/pause:3.10"}},
 	} {
@@ -299,7 +299,7 @@ func TestRecipes(t *testing.T) {
 				}
 			}
 			if runtime == "kubernetes" {
-				if err := os.WriteFile(filepath.Join(dir, "versions", tt.version+".images"), []byte(pause+"\n"), 0o644); err != nil {
+				if err := os.WriteFile(filepath.Join(dir, "versions", tt.version+".images"), []byte(apiserver+"\n"), 0o644); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -393,6 +393,23 @@ func TestRecipeOfLocalFiles(t *testing.T) {
 	files := rootfs(t, root, "base:v1", "linux/amd64")
 	if files["bin/k3s"] != fmt.Sprintf("0755 0:0 %s", program("amd64", "k3s")) || files["Metadata"] == "" || files["README.md"] != "" || files["images/all.tar"] != "" {
 		t.Errorf("%q", files)
+	}
+	for _, arch := range []string{"amd64", "arm64"} {
+		for name, data := range map[string][]byte{
+			"bin/k3s": program(arch, "k3s"), "Metadata": []byte(`{"version": "v1.99.1+k3s1", "arch": "` + arch + `", "ClusterRuntime": "k3s"}`),
+		} {
+			name = filepath.Join(dir, arch, name)
+			if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, data, 0o644)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	mustKeg(t, root, "--offline", "build", "-t", "both:v1", "--build-arg", "SOURCE=local-arch", "--platform", "linux/amd64,linux/arm64", dir)
+	for _, arch := range []string{"amd64", "arm64"} {
+		files := rootfs(t, root, "both:v1", "linux/"+arch)
+		if files["bin/k3s"] != fmt.Sprintf("0755 0:0 %s", program(arch, "k3s")) || !strings.Contains(files["Metadata"], arch) {
+			t.Errorf("%q", files)
+		}
 	}
 	if code, _, errs := kegIn(t, root, "basefs", "init", "--runtime", "k3s", dir); code != 1 || !strings.Contains(errs, "is not empty") {
 		t.Errorf("%d %s", code, errs)
