@@ -61,7 +61,7 @@ func (a APIServer) Start(ctx context.Context, s *Supervisor) error {
 	if a.EncryptionConfig != "" {
 		args = append(args, "--encryption-provider-config="+a.EncryptionConfig)
 	}
-	if err := s.Start(Process{Name: "kube-apiserver", Program: "kube-apiserver", Args: append(args, a.ExtraArgs...)}); err != nil {
+	if err := s.Start(Process{Name: "kube-apiserver", Program: "kube-apiserver", Args: append(args, a.ExtraArgs...), Grace: 5 * time.Second}); err != nil {
 		return err
 	}
 	return a.Wait(ctx)

@@ -76,7 +76,7 @@ func (e Etcd) EtcdClient(s *Supervisor) EtcdClient {
 func (e Etcd) process() Process {
 	args := []string{
 		"--name=" + e.Name, "--data-dir=" + e.DataDir, "--logger=zap", "--log-level=warn",
-		"--snapshot-count=10000", "--heartbeat-interval=500", "--election-timeout=5000",
+		"--snapshot-count=10000", "--heartbeat-interval=200", "--election-timeout=2000",
 	}
 	if e.LocalOnly {
 		args = append(args, "--listen-client-urls=http://127.0.0.1:2399", "--advertise-client-urls=http://127.0.0.1:2399",

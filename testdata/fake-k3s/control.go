@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -31,8 +32,8 @@ func (v *srv) control(ctx context.Context) {
 	seen := map[string]standin.Node{}
 	applied := map[string]string{}
 	last := ""
-	for ctx.Err() == nil {
-		if err := v.round(ctx, seen, applied); err != nil && ctx.Err() == nil && err.Error() != last {
+	for n := 0; ctx.Err() == nil; n++ {
+		if err := v.round(ctx, n, seen, applied); err != nil && ctx.Err() == nil && err.Error() != last {
 			last = err.Error()
 			logf("error", "controllers: %v", err)
 		}
@@ -43,46 +44,45 @@ func (v *srv) control(ctx context.Context) {
 	}
 }
 
-func (v *srv) round(ctx context.Context, seen map[string]standin.Node, applied map[string]string) error {
+func (v *srv) round(ctx context.Context, n int, seen map[string]standin.Node, applied map[string]string) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	nodes, err := v.admin.Nodes(ctx)
 	if err != nil {
 		return err
 	}
+	// One that fails does not keep the others from their work.
+	var errs []error
 	present := map[string]bool{}
-	for _, n := range nodes {
-		present[n.Metadata.Name] = true
-		seen[n.Metadata.Name] = n
-		if n.Metadata.Name == v.c.nodeName {
-			if err := v.markOwn(ctx, n); err != nil {
-				return err
-			}
-		}
-		if err := v.removeRequested(ctx, n, nodes); err != nil {
-			return err
+	for _, node := range nodes {
+		present[node.Metadata.Name] = true
+		seen[node.Metadata.Name] = node
+		if node.Metadata.Name == v.c.nodeName {
+			errs = append(errs, v.markOwn(ctx, node))
 		}
 	}
-	for name, n := range seen {
+	for name, node := range seen {
 		if present[name] {
 			continue
 		}
 		// The Node was deleted: the host may come back under its name with another password.
-		if err := v.forget(ctx, n); err != nil {
-			return err
+		err := v.forget(ctx, node)
+		if err == nil {
+			delete(seen, name)
 		}
-		delete(seen, name)
+		errs = append(errs, err)
+	}
+	for _, node := range nodes {
+		errs = append(errs, v.removeRequested(ctx, node))
 	}
 	if v.light == nil {
-		if _, err := v.etcd.EtcdClient(v.s).PromoteLearners(ctx); err != nil {
-			return err
+		if n%2 == 0 { // a program is started for it
+			_, err := v.etcd.EtcdClient(v.s).PromoteLearners(ctx)
+			errs = append(errs, err)
 		}
-		if err := v.endpoints(ctx, nodes); err != nil {
-			return err
-		}
-		return v.manifests(ctx, applied)
+		errs = append(errs, v.endpoints(ctx, nodes), v.manifests(ctx, applied))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // markOwn says on this server's Node what it is.
@@ -126,7 +126,7 @@ func (v *srv) removeMember(ctx context.Context, name string) error {
 
 // removeRequested removes the member of a Node with the annotation that asks for it. The server itself does not
 // do that, nor anybody to the last one.
-func (v *srv) removeRequested(ctx context.Context, n standin.Node, nodes []standin.Node) error {
+func (v *srv) removeRequested(ctx context.Context, n standin.Node) error {
 	annotations := n.Metadata.Annotations
 	if annotations[removeAnnotation] != "true" || annotations[removedAnnotation] != "" || n.Metadata.Labels[etcdLabel] != "true" || n.Metadata.Name == v.c.nodeName {
 		return nil

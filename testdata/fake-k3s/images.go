@@ -202,8 +202,7 @@ func archiveNames(file string) ([]string, error) {
 		return nil, err
 	}
 	defer f.Close()
-	var names []string
-	found := false
+	var oci, docker []byte
 	for archive := tar.NewReader(f); ; {
 		header, err := archive.Next()
 		if errors.Is(err, io.EOF) {
@@ -214,58 +213,71 @@ func archiveNames(file string) ([]string, error) {
 		}
 		switch filepath.Clean(header.Name) {
 		case "index.json":
-			var index struct {
-				Manifests []struct {
-					Digest      string
-					Annotations map[string]string
-				}
-			}
-			if err := json.NewDecoder(archive).Decode(&index); err != nil {
-				return nil, err
-			}
-			found, names = true, nil // an OCI layout goes before a Docker archive's list
-			for _, m := range index.Manifests {
-				name := m.Annotations["io.containerd.image.name"]
-				if name == "" {
-					name = m.Annotations["org.opencontainers.image.ref.name"]
-				}
-				if name == "" {
-					name = m.Digest
-				}
-				if err := fullName(name); err != nil {
-					return nil, err
-				}
-				names = append(names, name)
-			}
+			oci, err = io.ReadAll(io.LimitReader(archive, 1<<24))
 		case "manifest.json":
-			if found {
-				continue
-			}
-			var manifest []struct{ RepoTags []string }
-			if err := json.NewDecoder(archive).Decode(&manifest); err != nil {
-				return nil, err
-			}
-			found = true
-			for _, m := range manifest {
-				if len(m.RepoTags) == 0 {
-					return nil, errors.New("failed to parse tag: an image has none")
-				}
-				for _, name := range m.RepoTags {
-					if err := fullName(name); err != nil {
-						return nil, err
-					}
-					names = append(names, dockerName(name))
-				}
-			}
+			docker, err = io.ReadAll(io.LimitReader(archive, 1<<24))
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
-	if !found {
-		return nil, errors.New("unrecognized image format: neither index.json nor manifest.json")
+	switch {
+	case oci != nil: // an OCI layout goes before a Docker archive's list
+		return ociNames(oci)
+	case docker != nil:
+		return dockerNames(docker)
+	}
+	return nil, errors.New("unrecognized image format: neither index.json nor manifest.json")
+}
+
+func ociNames(data []byte) ([]string, error) {
+	var index struct {
+		Manifests []struct {
+			Digest      string
+			Annotations map[string]string
+		}
+	}
+	if err := json.Unmarshal(data, &index); err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, m := range index.Manifests {
+		name := m.Annotations["io.containerd.image.name"]
+		if name == "" {
+			name = m.Annotations["org.opencontainers.image.ref.name"]
+		}
+		if name == "" {
+			name = m.Digest
+		}
+		if err := fullName(name); err != nil {
+			return nil, err
+		}
+		names = append(names, name)
 	}
 	return names, nil
 }
 
-var nameWithTag = regexp.MustCompile(`^[a-z0-9][a-zA-Z0-9._:/-]*/?[a-z0-9._/-]+:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
+func dockerNames(data []byte) ([]string, error) {
+	var manifest []struct{ RepoTags []string }
+	if err := json.Unmarshal(data, &manifest); err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, m := range manifest {
+		if len(m.RepoTags) == 0 {
+			return nil, errors.New("failed to parse tag: an image has none")
+		}
+		for _, name := range m.RepoTags {
+			if err := fullName(name); err != nil {
+				return nil, err
+			}
+			names = append(names, dockerName(name))
+		}
+	}
+	return names, nil
+}
+
+var nameWithTag = regexp.MustCompile(`^[a-z0-9]([a-zA-Z0-9._:/-]*[a-z0-9])?:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
 
 func fullName(name string) error {
 	if strings.Contains(name, "@") || strings.HasPrefix(name, "sha256:") || !nameWithTag.MatchString(name) {

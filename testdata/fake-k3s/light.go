@@ -213,8 +213,12 @@ func (l *lightStore) memberList() []standin.Member {
 
 func (l *lightStore) removeMember(ctx context.Context, name string) error {
 	return l.change(ctx, func(s *lightState) error {
-		if len(s.Members) > 1 {
-			delete(s.Members, name)
+		if s.Members[name] == "" || len(s.Members) == 1 {
+			return nil
+		}
+		delete(s.Members, name)
+		if alive := l.ask(ctx, s.Members, lightMessage{Op: "read"}); len(alive) < len(s.Members)/2+1 {
+			return errors.New("etcdserver: re-configuration failed due to not enough started members")
 		}
 		return nil
 	})
@@ -254,8 +258,8 @@ func (l *lightStore) Delete(ctx context.Context, key string) error {
 }
 
 // runLight is run without the payload.
-func (v *srv) runLight(ctx context.Context, joined *access) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+func (v *srv) runLight(asked context.Context, joined *access) error {
+	ctx, cancel := context.WithCancelCause(asked)
 	defer cancel(nil)
 	c := v.c
 	name, err := c.memberName()
@@ -308,7 +312,7 @@ func (v *srv) runLight(ctx context.Context, joined *access) error {
 	}()
 	err = c.runLightNode(ctx, c.tls("client-admin"), func(ctx context.Context) { logf("info", "k3s is up and running"); ready(ctx) })
 	if context.Cause(ctx) == errRemoved { //nolint:errorlint // it is never wrapped
-		return v.leave()
+		return v.leave(asked)
 	}
 	return quiet(ctx, err)
 }

@@ -26,6 +26,10 @@ func (w removedWriter) Write(p []byte) (int, error) {
 	if bytes.HasPrefix(p, []byte("etcd: ")) && bytes.Contains(p, []byte("permanently removed from the cluster")) {
 		w.removed()
 	}
+	// What the programs say for information only is too much for a journal.
+	if _, line, ok := bytes.Cut(p, []byte(": ")); ok && len(line) > 5 && line[0] == 'I' && line[1] >= '0' && line[1] <= '9' {
+		return len(p), nil
+	}
 	return os.Stderr.Write(p)
 }
 

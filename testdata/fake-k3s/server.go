@@ -53,8 +53,8 @@ func (c *config) initialized() bool {
 	return exists(c.etcdDir() + "/member")
 }
 
-func (c *config) run(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+func (c *config) run(asked context.Context) error {
+	ctx, cancel := context.WithCancelCause(asked)
 	defer cancel(nil)
 	logf("info", "Starting k3s %s", version)
 	if err := errors.Join(os.MkdirAll(c.path("server", "db"), 0o700), os.MkdirAll(c.path("server", "manifests"), 0o700)); err != nil {
@@ -89,7 +89,7 @@ func (c *config) run(ctx context.Context) error {
 	}
 	err := v.start(ctx, joined)
 	if errors.Is(err, standin.ErrRemoved) || context.Cause(ctx) == errRemoved { //nolint:errorlint // it is never wrapped
-		return v.leave()
+		return v.leave(asked)
 	}
 	if ctx.Err() != nil {
 		return nil
@@ -101,7 +101,7 @@ func (c *config) run(ctx context.Context) error {
 	ready(ctx)
 	v.control(ctx)
 	if context.Cause(ctx) == errRemoved { //nolint:errorlint // it is never wrapped
-		return v.leave()
+		return v.leave(asked)
 	}
 	return nil
 }
@@ -114,14 +114,18 @@ var errRemoved = errors.New("removed")
 
 // leave ends a server that is no longer a member of etcd. The real one closes etcd and goes on until its
 // controllers lose their leases, some ten seconds; then systemd starts it again.
-func (v *srv) leave() error {
+func (v *srv) leave(asked context.Context) error {
 	if err := write(v.c.path("server", "db", "tombstone"), "", 0o600); err != nil {
 		return err
 	}
 	logf("info", "This node has been removed from the cluster - please restart k3s to rejoin the cluster")
 	v.s.Stop("etcd")
-	time.Sleep(10 * time.Second)
-	return errors.New("leaderelection lost")
+	select {
+	case <-asked.Done():
+		return nil
+	case <-time.After(10 * time.Second):
+		return errors.New("leaderelection lost")
+	}
 }
 
 // tombstone: a server that was removed rejoins, as a new member, if --server says where. That is what the source of
@@ -435,6 +439,13 @@ func (v *srv) members(ctx context.Context) ([]standin.Member, error) {
 
 // servers are the addresses that agents may use: those of servers whose node is Ready, and this one.
 func (v *srv) servers(ctx context.Context) ([]string, error) {
+	if v.light != nil {
+		var list []string
+		for _, m := range v.light.memberList() {
+			list = append(list, m.PeerURLs...)
+		}
+		return list, nil
+	}
 	port := v.c.or("https-listen-port", "6443")
 	list := []string{net.JoinHostPort(v.c.advertise(), port)}
 	client := v.supervisor.admin.Load()
