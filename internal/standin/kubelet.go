@@ -53,7 +53,12 @@ func (k Kubelet) Write() error {
 		"clusterDomain":            k.ClusterDomain,
 		"resolvConf":               k.ResolvConf,
 		"rotateCertificates":       k.RotateCertificates,
-		"logging":                  map[string]any{"verbosity": 1},
+		// As k3s does: a machine of tests has a full disk more often than not.
+		"evictionHard":                map[string]any{"imagefs.available": "5%", "nodefs.available": "5%"},
+		"evictionMinimumReclaim":      map[string]any{"imagefs.available": "10%", "nodefs.available": "10%"},
+		"imageGCHighThresholdPercent": 96,
+		"imageGCLowThresholdPercent":  95,
+		"logging":                     map[string]any{"verbosity": 1},
 	}
 	if len(k.ClusterDNS) > 0 {
 		config["clusterDNS"] = k.ClusterDNS
