@@ -23,6 +23,9 @@ type NodeStatus struct {
 	Engine  string   `json:"engine"`  // such as "containerd://2.4.2"
 	Address string   `json:"address,omitempty"`
 	PodCIDR string   `json:"podCIDR,omitempty"`
+	// Addresses and PodCIDRs are all of them where the node has more than one, Address and PodCIDR first.
+	Addresses []string `json:"addresses,omitempty"`
+	PodCIDRs  []string `json:"podCIDRs,omitempty"`
 }
 
 // Kubectl runs kubectl as administrator on the first control plane.
@@ -58,7 +61,8 @@ type nodeList struct {
 			Labels map[string]string `json:"labels"`
 		} `json:"metadata"`
 		Spec struct {
-			PodCIDR string `json:"podCIDR"`
+			PodCIDR  string   `json:"podCIDR"`
+			PodCIDRs []string `json:"podCIDRs"`
 		} `json:"spec"`
 		Status struct {
 			Conditions []struct {
@@ -98,10 +102,20 @@ func parseNodes(data []byte) ([]NodeStatus, error) {
 			}
 		}
 		slices.Sort(s.Roles)
+		if len(item.Spec.PodCIDRs) > 1 {
+			s.PodCIDRs = item.Spec.PodCIDRs
+		}
 		for _, a := range item.Status.Addresses {
-			if a.Type == "InternalIP" && s.Address == "" {
+			if a.Type != "InternalIP" {
+				continue
+			}
+			if s.Address == "" {
 				s.Address = a.Address
 			}
+			s.Addresses = append(s.Addresses, a.Address)
+		}
+		if len(s.Addresses) < 2 {
+			s.Addresses = nil
 		}
 		for _, cond := range item.Status.Conditions {
 			if cond.Type != "Ready" {

@@ -236,7 +236,8 @@ func (c *Cluster) architectures() []Finding {
 	return list
 }
 
-// networks finds ranges of pods and services that overlap each other or hold hosts.
+// networks finds ranges of pods and services that overlap each other or hold hosts. Each is one range, or
+// one of each family, separated by a comma.
 func (c *Cluster) networks() []Finding {
 	first := c.First()
 	if first == nil {
@@ -247,25 +248,31 @@ func (c *Cluster) networks() []Finding {
 	add := func(text, cure string) {
 		list = append(list, Finding{ID: "cidr", Severity: Fatal, Text: text, Cure: cure})
 	}
-	ranges := map[string]netip.Prefix{}
+	ranges := map[string][]netip.Prefix{}
 	for _, key := range []string{"POD_CIDR", "SERVICE_CIDR"} {
 		if env[key] == "" {
 			continue
 		}
-		p, err := netip.ParsePrefix(env[key])
-		if err != nil {
-			add(fmt.Sprintf("%s %q is no address range", key, env[key]), fmt.Sprintf("give one such as --env %s=10.244.0.0/16", key))
-			continue
-		}
-		ranges[key] = p
-		for _, n := range c.Nodes {
-			if p.Contains(parseAddr(n.IP)) {
-				add(fmt.Sprintf("%s %s holds the address of %s", key, p, n.Address), fmt.Sprintf("choose another range with --env %s=", key))
+		for part := range strings.SplitSeq(env[key], ",") {
+			p, err := netip.ParsePrefix(strings.TrimSpace(part))
+			if err != nil {
+				add(fmt.Sprintf("%s %q is no address range", key, env[key]), fmt.Sprintf("give one such as --env %s=10.244.0.0/16", key))
+				continue
+			}
+			ranges[key] = append(ranges[key], p)
+			for _, n := range c.Nodes {
+				if p.Contains(parseAddr(n.IP)) {
+					add(fmt.Sprintf("%s %s holds the address of %s", key, p, n.Address), fmt.Sprintf("choose another range with --env %s=", key))
+				}
 			}
 		}
 	}
-	if pods, services := ranges["POD_CIDR"], ranges["SERVICE_CIDR"]; pods.IsValid() && services.IsValid() && pods.Overlaps(services) {
-		add(fmt.Sprintf("POD_CIDR %s and SERVICE_CIDR %s overlap", pods, services), "choose ranges apart with --env POD_CIDR= and SERVICE_CIDR=")
+	for _, pods := range ranges["POD_CIDR"] {
+		for _, services := range ranges["SERVICE_CIDR"] {
+			if pods.Overlaps(services) {
+				add(fmt.Sprintf("POD_CIDR %s and SERVICE_CIDR %s overlap", pods, services), "choose ranges apart with --env POD_CIDR= and SERVICE_CIDR=")
+			}
+		}
 	}
 	return list
 }
