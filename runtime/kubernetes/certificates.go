@@ -27,22 +27,24 @@ func (Driver) CertificateFiles(n *runtime.Node) []string {
 }
 
 // restartStatic restarts the named static pods one after another: it ends their processes and waits until
-// kubelet has started others. Nothing is ever out of its place, so it may be killed at any point.
+// kubelet has started others. Nothing is ever out of its place, so it may be killed at any point. An API
+// server that is asked to end waits a minute for those who watch it; they can ask another.
 const restartStatic = `
 running() {
-  for id in $(ctr -n k8s.io containers ls -q "labels.\"io.kubernetes.container.name\"==$1"); do
-    ctr -n k8s.io tasks ls | grep -q "^$id .*RUNNING" && echo "$id"
+  for id in $(ctr -n k8s.io containers ls -q "labels.\"io.kubernetes.container.name\"==$1" 2>/dev/null); do
+    ctr -n k8s.io tasks ls 2>/dev/null | grep -q "^$id .*RUNNING" && echo "$id"
   done
 }
 for name; do
   old=$(running "$name")
-  for id in $old; do ctr -n k8s.io tasks kill -s SIGTERM "$id" || true; done
+  for id in $old; do ctr -n k8s.io tasks kill -s SIGTERM "$id" 2>/dev/null; done
   tries=0
   while :; do
     new=$(running "$name")
     [ -n "$new" ] && [ "$new" != "$old" ] && break
     tries=$((tries + 1))
     [ $tries -lt 180 ] || { echo "$name does not come back" >&2; exit 1; }
+    [ $tries -ne 8 ] || for id in $old; do ctr -n k8s.io tasks kill -s SIGKILL "$id" 2>/dev/null; done
     sleep 1
   done
   echo "$name runs anew"

@@ -1,0 +1,211 @@
+package kubernetes
+
+import (
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/Masterminds/semver/v3"
+	"github.com/agext/levenshtein"
+
+	"github.com/clusterimage/keg/runtime"
+)
+
+// fieldsOf are the fields of the documents that kubeadm v1beta4 reads, by kind, as of fieldsVersion;
+// testdata/e2e/kubernetes/fields prints them.
+var fieldsOf = sync.OnceValues(func() (map[string]any, error) {
+	var m map[string]any
+	err := json.Unmarshal(fieldsJSON, &m)
+	return m, err
+})
+
+//go:embed fields.json
+var fieldsJSON []byte
+
+const fieldsVersion = "1.37"
+
+// apiVersions are those of the kinds that are understood.
+var apiVersions = map[string]string{
+	kindInit: "kubeadm.k8s.io/v1beta4", kindCluster: "kubeadm.k8s.io/v1beta4", kindJoin: "kubeadm.k8s.io/v1beta4", kindUpgrade: "kubeadm.k8s.io/v1beta4",
+	kindKubelet: "kubelet.config.k8s.io/v1beta1", kindProxy: "kubeproxy.config.k8s.io/v1alpha1",
+}
+
+// owned are fields that are keg's own, with what to do instead. A path covers all below it.
+var owned = map[string]map[string]string{
+	kindInit: {
+		"bootstrapTokens":            "keg makes join tokens itself, and deletes them when the join is over",
+		"certificateKey":             "keg copies the cluster's keys itself",
+		"localAPIEndpoint":           "the address of a control plane is the one in --masters",
+		"nodeRegistration.name":      "a node has its host's name",
+		"nodeRegistration.criSocket": "keg runs containerd at " + criSocket,
+		"dryRun":                     "use keg run --dry-run",
+	},
+	kindCluster: {
+		"kubernetesVersion":        "the version is that of the cluster image",
+		"clusterName":              "use --name",
+		"controlPlaneEndpoint":     "use --endpoint for a load balancer that is there already; else keg balances itself",
+		"networking.podSubnet":     "use --env POD_CIDR=, which the pod network also reads",
+		"networking.serviceSubnet": "use --env SERVICE_CIDR=",
+		"networking.dnsDomain":     "use --env DNS_DOMAIN=",
+		"certificatesDir":          "keg knows certificates in " + pkiDir,
+		"imageRepository":          "images are those that the cluster image embeds, under the names they have there",
+		"etcd.external":            "keg keeps etcd on the control planes",
+		"etcd.local.dataDir":       "keg knows the data of etcd in /var/lib/etcd",
+	},
+	kindJoin: {
+		"discovery":                     "keg tells hosts itself where the cluster is",
+		"caCertPath":                    "keg knows certificates in " + pkiDir,
+		"controlPlane.certificateKey":   "keg copies the cluster's keys itself",
+		"controlPlane.localAPIEndpoint": "the address of a control plane is the one in --masters",
+		"nodeRegistration.name":         "a node has its host's name",
+		"nodeRegistration.criSocket":    "keg runs containerd at " + criSocket,
+		"dryRun":                        "use keg run --dry-run",
+	},
+	kindUpgrade: {
+		"apply.kubernetesVersion": "the version is that of the cluster image",
+		"apply.dryRun":            "use keg upgrade --dry-run",
+		"node.dryRun":             "use keg upgrade --dry-run",
+		"plan":                    "keg upgrade --dry-run shows what it does",
+		"diff":                    "keg upgrade --dry-run shows what it does",
+	},
+	kindKubelet: {
+		"cgroupDriver":             "kubelet's must be containerd's, which is systemd",
+		"containerRuntimeEndpoint": "keg runs containerd at " + criSocket,
+		"staticPodPath":            "kubeadm keeps the control plane's pods in /etc/kubernetes/manifests",
+	},
+	kindProxy: {
+		"clusterCIDR": "use --env POD_CIDR=",
+	},
+}
+
+// CheckRequest refuses documents that kubeadm would not understand, or that say what only keg can know, and
+// variables that can be judged without any host.
+func (d Driver) CheckRequest(c *runtime.Cluster) []runtime.Finding {
+	var list []runtime.Finding
+	fields, err := fieldsOf()
+	if err != nil {
+		return []runtime.Finding{{ID: "config", Severity: runtime.Fatal, Text: "reading the fields of kubeadm's documents: " + err.Error()}}
+	}
+	unknown := runtime.Fatal
+	if newer(c.KubeVersion()) { // it may have fields that this keg has not heard of; kubeadm judges
+		unknown = runtime.Warning
+	}
+	for _, doc := range c.Options.Config {
+		list = append(list, checkDocument(doc, fields, unknown)...)
+	}
+	if len(c.Nodes) > 0 && c.First() != nil {
+		list = append(list, ranges(c)...)
+	}
+	return list
+}
+
+func newer(version string) bool {
+	v, err := semver.NewVersion(version)
+	known := semver.MustParse(fieldsVersion)
+	return err == nil && (v.Major() > known.Major() || v.Major() == known.Major() && v.Minor() > known.Minor())
+}
+
+func checkDocument(doc runtime.Document, fields map[string]any, unknown runtime.Severity) []runtime.Finding {
+	fail := func(text, cure string) []runtime.Finding {
+		return []runtime.Finding{{ID: "config", Severity: runtime.Fatal, Text: doc.Source + ": " + text, Cure: cure}}
+	}
+	kind := doc.Kind()
+	want, ok := apiVersions[kind]
+	kinds := strings.Join(slices.Sorted(maps.Keys(apiVersions)), ", ")
+	switch {
+	case kind == "":
+		return fail("the document has no kind", "it is one of "+kinds)
+	case kind == "ResetConfiguration":
+		return fail("ResetConfiguration is not used", "keg reset takes everything off that keg run put there")
+	case !ok:
+		return fail(fmt.Sprintf("%s is no kind that kubeadm takes%s", kind, nearest(kind, maps.Keys(apiVersions))), "it is one of "+kinds)
+	case doc.Value["apiVersion"] != want:
+		return fail(fmt.Sprintf("%s has apiVersion %v", kind, doc.Value["apiVersion"]), "use apiVersion "+want)
+	}
+	var list []runtime.Finding
+	known, _ := fields[kind].(map[string]any)
+	var walk func(path string, value any, known map[string]any)
+	walk = func(path string, value any, known map[string]any) {
+		switch value := value.(type) {
+		case []any:
+			for _, v := range value {
+				walk(path, v, known)
+			}
+		case map[string]any:
+			for _, key := range slices.Sorted(maps.Keys(value)) {
+				at := strings.TrimPrefix(path+"."+key, ".")
+				inner, ok := known[key]
+				if !ok {
+					list = append(list, runtime.Finding{
+						ID: "config", Severity: unknown,
+						Text: fmt.Sprintf("%s: %s has no field %s%s", doc.Source, kind, at, nearest(key, maps.Keys(known))),
+						Cure: "see the reference of " + want,
+					})
+					continue
+				}
+				if instead, ok := owned[kind][at]; ok {
+					list = append(list, runtime.Finding{
+						ID: "config", Severity: runtime.Fatal,
+						Text: fmt.Sprintf("%s: %s of %s is keg's own", doc.Source, at, kind), Cure: instead,
+					})
+					continue
+				}
+				if below, ok := inner.(map[string]any); ok {
+					walk(at, value[key], below)
+				}
+			}
+		}
+	}
+	walk("", doc.Value, known)
+	return list
+}
+
+// nearest is ", did you mean X?" for the known word that is least different, if one is near.
+func nearest(word string, known func(yield func(string) bool)) string {
+	best, distance := "", len(word)/3+1
+	for _, k := range slices.Sorted(known) {
+		if d := levenshtein.Distance(strings.ToLower(word), strings.ToLower(k), nil); d < distance {
+			best, distance = k, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return ", did you mean " + best + "?"
+}
+
+// ranges judges the address ranges: one of each family at most, of pods and services alike.
+func ranges(c *runtime.Cluster) []runtime.Finding {
+	env := c.Env(c.First())
+	var list []runtime.Finding
+	families := map[string][]bool{}
+	for _, key := range []string{"POD_CIDR", "SERVICE_CIDR"} {
+		var v4 []bool
+		for part := range strings.SplitSeq(env[key], ",") {
+			p, err := netip.ParsePrefix(strings.TrimSpace(part))
+			if err != nil {
+				return nil // said with more words once hosts are compared
+			}
+			v4 = append(v4, p.Addr().Is4())
+		}
+		if len(v4) > 2 || len(v4) == 2 && v4[0] == v4[1] {
+			list = append(list, runtime.Finding{
+				ID: "cidr", Severity: runtime.Fatal, Text: fmt.Sprintf("%s %q is neither one range nor one of IPv4 and one of IPv6", key, env[key]),
+				Cure: fmt.Sprintf("give one such as --env %s=10.244.0.0/16,fd00:10:244::/56", key),
+			})
+		}
+		families[key] = v4
+	}
+	if list == nil && !slices.Equal(families["POD_CIDR"], families["SERVICE_CIDR"]) {
+		list = append(list, runtime.Finding{
+			ID: "cidr", Severity: runtime.Fatal, Text: fmt.Sprintf("POD_CIDR %s and SERVICE_CIDR %s are not of the same families in the same order", env["POD_CIDR"], env["SERVICE_CIDR"]),
+			Cure: "give both of them two ranges, or both one",
+		})
+	}
+	return list
+}
