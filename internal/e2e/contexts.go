@@ -4,6 +4,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -64,6 +65,9 @@ func KubernetesContext(ctx context.Context, dir string, p Programs) error {
 	if err := os.CopyFS(dir, os.DirFS(filepath.Join(moduleRoot(), "basefs", "kubernetes"))); err != nil {
 		return fmt.Errorf("copying the tree: %w", err)
 	}
+	if err := evictLate(filepath.Join(dir, "etc", "kubeadm.yaml.tmpl")); err != nil {
+		return err
+	}
 	runc, err := exec.LookPath("runc")
 	if err != nil {
 		return fmt.Errorf("finding Debian's runc: %w", err)
@@ -112,6 +116,17 @@ func KubernetesContext(ctx context.Context, dir string, p Programs) error {
 		images = append(images, i)
 	}
 	return writeImages(ctx, filepath.Join(dir, "images", "control-plane.tar"), images)
+}
+
+// evictLate lets pods stay on a host whose disk is nearly full: hosts of the lab share that of the machine.
+func evictLate(file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	const driver = "cgroupDriver: systemd\n"
+	const eviction = `evictionHard: {"nodefs.available": "1%", "imagefs.available": "1%", "memory.available": "50Mi"}` + "\n"
+	return os.WriteFile(file, bytes.Replace(text, []byte(driver), []byte(driver+eviction), 1), 0o644)
 }
 
 // shopContext prepares the context of an image on top of base: a pod, and its image as an archive.
