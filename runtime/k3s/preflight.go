@@ -30,9 +30,9 @@ var foreign = []sign{
 	{"/var/snap/microk8s", "MicroK8s"},
 }
 
-// enforce is there where the kernel has SELinux on, and policy where k3s' own rules are installed.
+// enforce is there where SELinux is installed, and policy where k3s' own rules are installed.
 const (
-	enforce = "/sys/fs/selinux/enforce"
+	enforce = "/etc/selinux/targeted/policy"
 	policy  = "/usr/share/selinux/packages/k3s.pp"
 )
 

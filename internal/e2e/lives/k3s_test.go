@@ -24,7 +24,7 @@ func TestK3s(t *testing.T) {
 		OldVersion: e2e.KubeVersionBefore, NewVersion: e2e.KubeVersion,
 		Env:       []string{"K3S_DISABLE=coredns,local-storage,metrics-server,traefik,servicelb"},
 		BadConfig: "flannel-backent: vxlan\n",
-		BadKey:    "flannel-backent", Foreign: "/etc/rancher/k3s/config.yaml",
+		BadKey:    "flannel-backent", Foreign: "/etc/rancher/node",
 	})
 	record(t, "k3s", results)
 }
