@@ -60,7 +60,7 @@ func Notify(ctx context.Context, socket, state string) error {
 	if err != nil {
 		return fmt.Errorf("notifying systemd: %w", err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if _, err := conn.Write([]byte(state)); err != nil {
 		return fmt.Errorf("notifying systemd: %w", err)
 	}

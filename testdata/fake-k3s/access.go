@@ -29,9 +29,7 @@ type access struct {
 
 // errStatus is an answer other than 200.
 type errStatus struct {
-	url, status string
-	code        int
-	body        string
+	url, status, body string
 }
 
 func (e *errStatus) Error() string {
@@ -39,11 +37,6 @@ func (e *errStatus) Error() string {
 		return fmt.Sprintf("%s: %s: %s", e.url, e.status, e.body)
 	}
 	return e.url + ": " + e.status
-}
-
-func isCode(err error, code int) bool {
-	var status *errStatus
-	return errors.As(err, &status) && status.code == code
 }
 
 // newAccess fetches the CA of the server and checks it against the hash in the token. user is server or node: what
@@ -142,7 +135,7 @@ func send(client *http.Client, r *http.Request) ([]byte, error) {
 		return nil, err
 	}
 	if response.StatusCode != http.StatusOK {
-		return nil, &errStatus{url: r.URL.String(), status: response.Status, code: response.StatusCode, body: strings.TrimSpace(string(data))}
+		return nil, &errStatus{url: r.URL.String(), status: response.Status, body: strings.TrimSpace(string(data))}
 	}
 	return data, nil
 }

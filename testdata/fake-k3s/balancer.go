@@ -98,7 +98,7 @@ func (b *balancer) candidates() []string {
 }
 
 func (b *balancer) serve(ctx context.Context, client net.Conn) {
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	for _, address := range b.candidates() {
 		server, err := (&net.Dialer{Timeout: 2 * time.Second}).DialContext(ctx, "tcp", address)
 		if err != nil {

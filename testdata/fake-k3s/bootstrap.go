@@ -160,7 +160,7 @@ func (c *config) reconcile(ctx context.Context, store keyStore, password string)
 	}
 	for name, content := range stored {
 		if name != "cred/passwd" && !bytes.Equal(own[name], content) {
-			return fmt.Errorf("%s newer than datastore and could cause a cluster outage. Remove the file(s) from disk and restart to be recreated from datastore.", c.path("server", name))
+			return fmt.Errorf("%s newer than datastore and could cause a cluster outage. Remove the file(s) from disk and restart to be recreated from datastore.", c.path("server", name)) //nolint:staticcheck // the words of the real one
 		}
 	}
 	return nil

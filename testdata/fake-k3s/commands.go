@@ -482,7 +482,7 @@ func certificateRotate(dir string, services []string) error {
 }
 
 // checkConfig is k3s check-config: it looks at the kernel. The exit code of the real one is the number of what is missing.
-func checkConfig() error {
+func checkConfig(ctx context.Context) error {
 	missing := 0
 	for _, path := range []string{"/proc/sys/net/ipv4/ip_forward", "/sys/fs/cgroup", "/proc/sys/user/max_user_namespaces", "/proc/self/ns/net"} {
 		state := "good"
@@ -496,7 +496,7 @@ func checkConfig() error {
 	if err != nil {
 		return err
 	}
-	if !bytes.Contains(filesystems, []byte("overlay")) && exec.Command("modprobe", "-n", "overlay").Run() != nil {
+	if !bytes.Contains(filesystems, []byte("overlay")) && exec.CommandContext(ctx, "modprobe", "-n", "overlay").Run() != nil {
 		fmt.Println("- overlay: missing")
 		missing++
 	}

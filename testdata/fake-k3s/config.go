@@ -381,7 +381,7 @@ func defaultAddress(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("no default routes found in \"/proc/net/route\" or \"/proc/net/ipv6_route\": %w", err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	host, _, err := net.SplitHostPort(conn.LocalAddr().String())
 	return host, err
 }

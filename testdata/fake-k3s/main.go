@@ -74,7 +74,7 @@ func dispatch(ctx context.Context, args []string) error {
 	case "certificate":
 		return certificateCommand(args[1:])
 	case "check-config":
-		return checkConfig()
+		return checkConfig(ctx)
 	}
 	return usageError("No help topic for '" + args[0] + "'")
 }

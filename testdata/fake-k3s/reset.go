@@ -23,7 +23,7 @@ func (c *config) reset(ctx context.Context) error {
 		return errors.New("cannot perform cluster-reset while server URL is set - remove server from configuration before resetting")
 	}
 	if snapshot == "" && exists(flagFile) {
-		return fmt.Errorf("Managed etcd cluster membership was previously reset, please remove the cluster-reset flag and start k3s normally. "+
+		return fmt.Errorf("Managed etcd cluster membership was previously reset, please remove the cluster-reset flag and start k3s normally. "+ //nolint:staticcheck // the words of the real one
 			"If you need to perform another cluster reset, you must first manually delete the file at %s", flagFile)
 	}
 	if c.token.empty() {

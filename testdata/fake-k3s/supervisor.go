@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -97,10 +98,10 @@ func (s *supervisor) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /ping", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "pong") })
 	mux.HandleFunc("GET /cacerts", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(s.ca.server.CertPEM) })
-	mux.HandleFunc("GET /v1-k3s/config", s.allow(true, true, func(w http.ResponseWriter, _ *http.Request, _ string) {
+	mux.HandleFunc("GET /v1-k3s/config", s.allow(true, func(w http.ResponseWriter, _ *http.Request, _ string) {
 		writeJSON(w, clusterConfig{CriticalControlArgs: s.c.critical(), Version: version})
 	}))
-	mux.HandleFunc("GET /v1-k3s/apiservers", s.allow(true, true, func(w http.ResponseWriter, r *http.Request, _ string) {
+	mux.HandleFunc("GET /v1-k3s/apiservers", s.allow(true, func(w http.ResponseWriter, r *http.Request, _ string) {
 		list, err := s.servers(r.Context())
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
@@ -109,16 +110,16 @@ func (s *supervisor) handler() http.Handler {
 		writeJSON(w, list)
 	}))
 	for _, name := range []string{"client-ca", "server-ca"} {
-		mux.HandleFunc("GET /v1-k3s/"+name+".crt", s.allow(true, true, func(w http.ResponseWriter, _ *http.Request, _ string) {
+		mux.HandleFunc("GET /v1-k3s/"+name+".crt", s.allow(true, func(w http.ResponseWriter, _ *http.Request, _ string) {
 			if data, err := os.ReadFile(s.c.tls(name + ".crt")); err == nil {
 				_, _ = w.Write(data)
 			}
 		}))
 	}
-	mux.HandleFunc("POST /v1-k3s/client-kubelet.crt", s.allow(true, true, s.sign))
-	mux.HandleFunc("POST /v1-k3s/serving-kubelet.crt", s.allow(true, true, s.sign))
-	mux.HandleFunc("POST /v1-k3s/client-k3s-controller.crt", s.allow(true, true, s.sign))
-	mux.HandleFunc("GET /v1-k3s/server-bootstrap", s.allow(true, false, func(w http.ResponseWriter, _ *http.Request, _ string) {
+	mux.HandleFunc("POST /v1-k3s/client-kubelet.crt", s.allow(true, s.sign))
+	mux.HandleFunc("POST /v1-k3s/serving-kubelet.crt", s.allow(true, s.sign))
+	mux.HandleFunc("POST /v1-k3s/client-k3s-controller.crt", s.allow(true, s.sign))
+	mux.HandleFunc("GET /v1-k3s/server-bootstrap", s.allow(false, func(w http.ResponseWriter, _ *http.Request, _ string) {
 		data, err := s.c.readBootstrap()
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -126,7 +127,7 @@ func (s *supervisor) handler() http.Handler {
 		}
 		writeJSON(w, data)
 	}))
-	mux.HandleFunc("GET /db/info", s.allow(true, false, func(w http.ResponseWriter, r *http.Request, _ string) {
+	mux.HandleFunc("GET /db/info", s.allow(false, func(w http.ResponseWriter, r *http.Request, _ string) {
 		members, err := s.members(r.Context())
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
@@ -134,9 +135,9 @@ func (s *supervisor) handler() http.Handler {
 		}
 		writeJSON(w, members)
 	}))
-	mux.HandleFunc("PUT /v1-k3s/token", s.allow(true, false, s.rotateToken))
+	mux.HandleFunc("PUT /v1-k3s/token", s.allow(false, s.rotateToken))
 	if s.light != nil {
-		mux.Handle("POST /v1-k3s/light/", s.allow(true, false, func(w http.ResponseWriter, r *http.Request, _ string) { s.light.ServeHTTP(w, r) }))
+		mux.Handle("POST /v1-k3s/light/", s.allow(false, func(w http.ResponseWriter, r *http.Request, _ string) { s.light.ServeHTTP(w, r) }))
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		api := s.api.Load()
@@ -154,14 +155,14 @@ func writeJSON(w http.ResponseWriter, v any) {
 	_ = json.NewEncoder(w).Encode(v)
 }
 
-// allow lets servers, and agents, in: by password, client certificate or, agents, by bootstrap token.
-func (s *supervisor) allow(server, agent bool, f func(http.ResponseWriter, *http.Request, string)) http.HandlerFunc {
+// allow lets servers in, and agents too if so said: by password, client certificate or, agents, by bootstrap token.
+func (s *supervisor) allow(agents bool, f func(http.ResponseWriter, *http.Request, string)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		who := s.authenticate(r)
 		switch {
 		case who == "":
 			http.Error(w, "Unauthorized", http.StatusUnauthorized)
-		case server && who == "server" || agent && who != "server":
+		case who == "server" || agents:
 			f(w, r, who)
 		default:
 			http.Error(w, "Forbidden", http.StatusForbidden)
@@ -242,7 +243,7 @@ func (s *supervisor) sign(w http.ResponseWriter, r *http.Request, _ string) {
 	}
 	if err := checkNodePassword(r.Context(), client, node, password); err != nil {
 		code := http.StatusServiceUnavailable
-		if err == errNodePassword {
+		if errors.Is(err, errNodePassword) {
 			code = http.StatusForbidden
 		}
 		http.Error(w, err.Error(), code)
@@ -275,7 +276,7 @@ func (s *supervisor) sign(w http.ResponseWriter, r *http.Request, _ string) {
 	_, _ = w.Write(data)
 }
 
-var errNodePassword = fmt.Errorf("Node password rejected, duplicate hostname or contents of '/etc/rancher/node/password' may not match server node-passwd entry, try enabling a unique node name with the --with-node-id flag")
+var errNodePassword = errors.New("Node password rejected, duplicate hostname or contents of '/etc/rancher/node/password' may not match server node-passwd entry, try enabling a unique node name with the --with-node-id flag") //nolint:staticcheck // the words of the real one
 
 func passwordHash(salt, password string) string {
 	sum := sha256.Sum256([]byte(salt + password))
