@@ -217,7 +217,7 @@ func (v *vars) restoreSnapshot(ctx context.Context, config *ClusterConfig, snaps
 	}
 	payload, err := standin.OpenPayload(self)
 	if errors.Is(err, standin.ErrNoPayload) {
-		return v.lightRestore(snapshot)
+		return v.lightRestore(config, snapshot)
 	}
 	if err != nil {
 		return err

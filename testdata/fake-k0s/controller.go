@@ -30,6 +30,7 @@ type daemon struct {
 	node       string
 	kubeletArg []string
 	log        io.Writer
+	held       *os.File // the lock: collected as garbage it would be free
 }
 
 func (d *daemon) say(format string, args ...any) {
@@ -114,7 +115,7 @@ func (d *daemon) prepare(ctx context.Context, role string, workloads bool) error
 	}
 	d.status = newStatus(d.vars, role, d.config, workloads, d.single)
 	d.status.K0sVars["InvocationID"] = d.invocation
-	if _, err := d.lock(d.status); err != nil {
+	if d.held, err = d.lock(d.status); err != nil {
 		return err
 	}
 	self, err := os.Executable()

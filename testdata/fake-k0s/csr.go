@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 )
 
@@ -25,4 +26,17 @@ func nodeRequest(commonName string) (keyPEM, requestPEM []byte, err error) {
 		return nil, nil, fmt.Errorf("making a certificate request: %w", err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: request}), nil
+}
+
+// requestedName is the name that a request is for.
+func requestedName(requestPEM []byte) (string, error) {
+	block, _ := pem.Decode(requestPEM)
+	if block == nil {
+		return "", errors.New("reading a certificate request: no PEM block")
+	}
+	request, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return "", fmt.Errorf("reading a certificate request: %w", err)
+	}
+	return request.Subject.CommonName, nil
 }

@@ -34,6 +34,11 @@ func (d *daemon) applyStack(ctx context.Context) error {
 		binding("kubelet-bootstrap", "system:bootstrappers", "system:node-bootstrapper"),
 		binding("node-autoapprove-bootstrap", "system:bootstrappers", csr+"nodeclient"),
 		binding("node-autoapprove-certificate-rotation", "system:nodes", csr+"selfnodeclient"),
+		{rbac + "/clusterroles", "fake-k0s:network", map[string]any{ // the network's, which runs with the node's rights here
+			"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": map[string]any{"name": "fake-k0s:network"},
+			"rules": []any{map[string]any{"apiGroups": []string{""}, "resources": []string{"nodes"}, "verbs": []string{"get", "list", "watch"}}},
+		}},
+		binding("fake-k0s:network", "system:nodes", "fake-k0s:network"),
 		{rbac + "/namespaces/kube-system/roles", "system:bootstrappers:worker-config", map[string]any{
 			"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": map[string]any{"name": "system:bootstrappers:worker-config"},
 			"rules": []any{map[string]any{"apiGroups": []string{""}, "resources": []string{"configmaps"}, "verbs": []string{"get", "list", "watch"}}},
