@@ -242,6 +242,9 @@ type ClaimRequest struct {
 	Paths []string `json:"paths"`
 	// Links are network devices; "cali*" stands for all whose name begins so.
 	Links []string `json:"links"`
+	// Users are accounts of the system that the runtime makes where they are missing: those go, and those
+	// that are there already stay.
+	Users []string `json:"users,omitempty"`
 }
 
 // BlockRequest puts Text between two marker lines into a text file such as /etc/hosts, replacing an
@@ -270,6 +273,8 @@ type UnitRequest struct {
 	EnableOnly bool `json:"enableOnly"`
 	// NoBlock does not wait until they have started.
 	NoBlock bool `json:"noBlock,omitempty"`
+	// NoteOnly only writes down how they are, for undo, before the runtime itself makes and enables them.
+	NoteOnly bool `json:"noteOnly,omitempty"`
 }
 
 // HookRequest runs scripts/NAME.sh (or scripts/NAME) of Rootfs, in Rootfs, if it is there: by itself

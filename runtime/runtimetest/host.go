@@ -274,6 +274,8 @@ func (h *Host) Sysctl(ctx context.Context, r node.SysctlRequest) error {
 func (h *Host) Units(ctx context.Context, r node.UnitRequest) error {
 	verb := "start"
 	switch {
+	case r.NoteOnly:
+		verb = "note"
 	case r.EnableOnly:
 		verb = "enable"
 	case r.Restart:

@@ -41,6 +41,11 @@ func (h *Host) Claim(ctx context.Context, req node.ClaimRequest) error {
 			return node.Errorf(node.KindRequest, "%q is no name of a network device", l)
 		}
 	}
+	for _, u := range req.Users {
+		if !userForm.MatchString(u) || u == "root" {
+			return node.Errorf(node.KindRequest, "%q is no name of an account that may come and go", u)
+		}
+	}
 	rec, done, err := h.recording(ctx)
 	if err != nil {
 		return err
@@ -67,6 +72,11 @@ func (h *Host) Claim(ctx context.Context, req node.ClaimRequest) error {
 	for _, l := range req.Links {
 		records = append(records, entry{Kind: kindLink, Name: l, Names: h.links(l)})
 	}
+	accounts, err := h.claimUsers(rec, req.Users)
+	if err != nil {
+		return err
+	}
+	records = append(records, accounts...)
 	if !rec.has(entry{Kind: kindGroups}) {
 		records = append(records, entry{Kind: kindGroups, Names: h.podGroups()})
 	}

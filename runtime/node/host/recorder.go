@@ -30,6 +30,7 @@ const (
 	kindModule = "module" // was not loaded
 	kindChains = "chains" // Names are the chains and tables there were, by Name, the program
 	kindGroups = "groups" // Names are the control groups kubepods* there were
+	kindUser   = "user"   // there was none of that name
 	kindUndone = "undone" // everything before this line is put back
 )
 

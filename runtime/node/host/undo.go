@@ -82,6 +82,7 @@ func (u *undo) run(ctx context.Context) error {
 		{[]string{kindGroups}, back, func(e entry) (bool, error) { return false, h.endPods(ctx, e) }},
 		{once, []entry{{}}, func(entry) (bool, error) { return false, h.endProcesses(ctx, u.rec.entries) }},
 		{[]string{kindClaim}, back, u.unclaim},
+		{[]string{kindUser}, back, func(e entry) (bool, error) { return h.undoUser(ctx, e) }},
 		{[]string{kindLink}, back, func(e entry) (bool, error) { return h.undoLink(ctx, e) }},
 		{[]string{kindChains}, back, func(e entry) (bool, error) { return h.undoFilter(ctx, e) }},
 		{[]string{kindGroups}, back, func(e entry) (bool, error) { return h.undoGroups(ctx, e) }},
@@ -221,6 +222,10 @@ func (u *undo) residue(ctx context.Context) []string {
 			one(h.sysctlResidue(e))
 		case kindChains:
 			found = h.filterResidue(ctx, e)
+		case kindUser:
+			if h.hasUser(e.Name) {
+				one("account " + e.Name + ": was not there before")
+			}
 		case kindGroups:
 			for _, g := range h.cameGroups(e) {
 				found = append(found, g+": was not there before")

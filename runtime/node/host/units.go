@@ -39,6 +39,9 @@ func (h *Host) Units(ctx context.Context, req node.UnitRequest) error {
 		if err := rec.record(before); err != nil {
 			return err
 		}
+		if req.NoteOnly {
+			continue
+		}
 		h.step("unit %s", u)
 		if before.Enabled != "enabled" {
 			if _, err := h.run(ctx, "systemctl", "enable", u); err != nil {
