@@ -15,12 +15,15 @@ import (
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/clusterimage"
 	"github.com/clusterimage/keg/runtime"
+	"github.com/clusterimage/keg/runtime/k0s"
 	"github.com/clusterimage/keg/runtime/k3s"
 	"github.com/clusterimage/keg/runtime/kubernetes"
 )
 
 // drivers are the runtimes of this build.
-func drivers() []runtime.Driver { return []runtime.Driver{kubernetes.Driver{}, k3s.Driver{}} }
+func drivers() []runtime.Driver {
+	return []runtime.Driver{kubernetes.Driver{}, k3s.Driver{}, k0s.Driver{}}
+}
 
 // clusterFlags are those of every command about a cluster that is there.
 type clusterFlags struct {
