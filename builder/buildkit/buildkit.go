@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/moby/buildkit/client"
 
@@ -94,12 +95,19 @@ func (s *Solver) connect(ctx context.Context) (*client.Client, error) {
 	return s.client, err
 }
 
+// dialTime is how long a buildkitd may take to answer.
+const dialTime = 20 * time.Second
+
+var errUnreachable = errors.New("no answer")
+
 // Dial connects to a buildkitd. The caller calls stop at the end.
 func Dial(ctx context.Context, address string) (c *client.Client, stop func() error, err error) {
 	c, err = client.New(ctx, address)
 	if err != nil {
 		return nil, nil, fmt.Errorf("dialing buildkitd %s: %w", address, err)
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, dialTime, errUnreachable)
+	defer cancel()
 	if _, err := c.Info(ctx); err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("dialing buildkitd %s: %w", address, err), c.Close())
 	}

@@ -6,6 +6,8 @@ import (
 	"context"
 
 	"github.com/moby/buildkit/client"
+
+	"github.com/clusterimage/keg/builder"
 )
 
 func embeddable() error { return ErrPlatform }
@@ -14,3 +16,5 @@ func embeddable() error { return ErrPlatform }
 func Embed(context.Context, string, func(dir string)) (*client.Client, func() error, error) {
 	return nil, nil, ErrPlatform
 }
+
+func link(string, builder.Execution) {}

@@ -48,6 +48,9 @@ func (s *Solver) Execute(ctx context.Context, e builder.Execution) ([]builder.Ch
 		Type: client.ExporterOCI, OutputStore: out,
 		Attrs: map[string]string{"tar": "false", "compression": "uncompressed", "oci-mediatypes": "true"},
 	}}
+	if s.o.Address == "" {
+		link(s.o.Dir, e)
+	}
 	status := make(chan *client.SolveStatus)
 	shown := newDisplay(e.Progress, e.Parent)
 	done := make(chan struct{})

@@ -32,6 +32,7 @@ type buildFlags struct {
 	quiet        bool
 	target       string
 	solver       solverFlags
+	discovery    builder.Discovery
 }
 
 func newBuildCommand(a *app) *cobra.Command {
@@ -42,7 +43,8 @@ func newBuildCommand(a *app) *cobra.Command {
 		Short: "Build a cluster image from a Kubefile and a directory",
 		Long: `Build a cluster image: read the Kubefile in PATH (or the one given by -f), pack the files
 it copies, pull the container images it embeds, and name the result. Files are packed as they are
-read, without a daemon and without root.`,
+read, without a daemon and without root. RUN is executed by BuildKit: inside of keg, which needs Linux,
+root and runc, or in the buildkitd that --builder names.`,
 		Example: `  keg build -t reg.example.com/shop:v1 .
   keg build -t shop:v1 -f deploy/Kubefile --build-arg VERSION=1.2 .
   keg build -t shop:v1 --platform linux/amd64,linux/arm64 .`,
@@ -62,6 +64,10 @@ read, without a daemon and without root.`,
 	f.BoolVar(&flags.noCache, "no-cache", false, "pack every layer anew")
 	f.BoolVar(&flags.pull, "pull", false, "ask registries for newer base images")
 	f.BoolVar(&flags.keepArchives, "keep-archives", false, "leave image archives in the rootfs as well")
+	f.BoolVar(&flags.discovery.Off, "no-discover", false, "embed only the images that IMAGES, image lists and archives name")
+	f.BoolVar(&flags.discovery.Candidates, "candidates", false, "embed also what only looks like an image in the manifests")
+	f.BoolVar(&flags.discovery.Strict, "strict", false, "fail if files could not be searched fully for images")
+	f.BoolVar(&flags.discovery.KeepGoing, "keep-going", false, "report all broken manifests and charts, not only the first")
 	f.BoolVarP(&flags.quiet, "quiet", "q", false, "print the digest only")
 	f.StringVar(&flags.target, "target", "", "build up to this stage, by name or number")
 	flags.solver.register(c)
@@ -105,6 +111,7 @@ func (a *app) build(c *cobra.Command, dir string, flags buildFlags, out output) 
 	for _, unused := range request.File.UnusedBuildArgs(kubefile.Vars{BuildArgs: request.Vars}) {
 		fmt.Fprintf(a.stderr, "keg: warning: build argument %q is not used by any ARG\n", unused)
 	}
+	a.warnDiscovered(result, flags.quiet)
 	if flags.quiet {
 		fmt.Fprintln(a.stdout, result.Target.Digest)
 		return nil
@@ -161,6 +168,7 @@ func (a *app) buildRequest(ctx context.Context, dir string, flags buildFlags) (b
 		NoCache:         flags.noCache,
 		Pull:            flags.pull,
 		KeepArchives:    flags.keepArchives,
+		Discovery:       flags.discovery,
 		RunTools:        flags.solver.runTools,
 	}
 	for _, t := range flags.tags {
