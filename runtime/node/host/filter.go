@@ -38,9 +38,9 @@ func (h *Host) filterNames(ctx context.Context, f filter) ([]string, error) {
 	return f.parse(text), nil
 }
 
-// ours says whether a chain is named as those of kubelet, kube-proxy and CNI's plugins are.
+// ours says whether a chain is named as those of kubelet, kube-proxy, flannel and CNI's plugins are.
 func ours(chain string) bool {
-	return strings.HasPrefix(chain, "KUBE-") || strings.HasPrefix(chain, "CNI-")
+	return strings.HasPrefix(chain, "KUBE-") || strings.HasPrefix(chain, "CNI-") || strings.HasPrefix(chain, "FLANNEL-")
 }
 
 // chains are "TABLE CHAIN" of an iptables-save listing.
