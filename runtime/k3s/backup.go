@@ -22,7 +22,8 @@ const (
 )
 
 // takeSnapshot collects in $1 what a backup needs. The snapshot is deleted where k3s keeps it: what k3s
-// takes by its own schedule is the user's, this is not.
+// takes by its own schedule is the user's, this is not. It is not compressed, whatever config.yaml says: the
+// name tells k3s how to read it.
 const takeSnapshot = `
 umask 077
 k3s=/usr/local/bin/k3s
@@ -34,7 +35,7 @@ clean() {
 }
 rm -rf "$1" && mkdir -p "$1" || exit
 clean "$@"
-"$k3s" etcd-snapshot save --name "$3" >&2 || exit
+"$k3s" etcd-snapshot save --name "$3" --snapshot-compress=false >&2 || exit
 taken=
 for f in "$2/$3"*; do [ ! -f "$f" ] || taken=$f; done
 [ -n "$taken" ] || { echo "k3s has written no snapshot to $2" >&2; exit 1; }

@@ -57,7 +57,7 @@ func (d Driver) ApplySANs(c *runtime.Cluster, n *runtime.Node) []runtime.Step {
 // askByNames asks the API on n, and wants a certificate for each of the cluster's names.
 func (d Driver) askByNames(ctx context.Context, c *runtime.Cluster, n *runtime.Node) error {
 	var all []string
-	for _, name := range names(c, c.Env(n)) {
+	for _, name := range names(c, n) {
 		all = append(all, plainText(name))
 	}
 	script := `for name; do ` + strings.Join(d.Kubectl(), " ") + ` get --raw /readyz --request-timeout=15s --tls-server-name "$name" >/dev/null || exit; done`

@@ -89,18 +89,20 @@ func own(c *runtime.Cluster, n *runtime.Node, creator bool) map[string]any {
 		return doc
 	}
 	doc["agent-token-file"], doc["advertise-address"] = agentTokenFile, n.IP
-	doc["tls-san"] = names(c, env)
+	doc["tls-san"] = names(c, n)
 	if creator {
 		doc["cluster-init"] = true
 	}
 	return doc
 }
 
-// names are those that the API's certificate is valid for.
-func names(c *runtime.Cluster, env map[string]string) []any {
+// names are those that the API's certificate on a server is valid for. Addresses of other servers are not
+// among them: nobody reaches this one by those, and no server has to be restarted when another comes or goes.
+func names(c *runtime.Cluster, n *runtime.Node) []any {
 	var all []any
-	for _, s := range append(c.SANs(), strings.Split(env["CERT_SANS"], ",")...) {
-		if s = strings.TrimSpace(s); s != "" && !slices.Contains(all, any(s)) {
+	for _, s := range append(c.SANs(), strings.Split(c.Env(n)["CERT_SANS"], ",")...) {
+		other := slices.ContainsFunc(c.ByRole(runtime.Master), func(m *runtime.Node) bool { return m != n && m.IP == s })
+		if s = strings.TrimSpace(s); s != "" && !other && !slices.Contains(all, any(s)) {
 			all = append(all, s)
 		}
 	}
@@ -161,6 +163,11 @@ func critical(doc map[string]any) map[string]string {
 		if v, ok := doc[name]; ok && k.critical {
 			out[name] = plainText(v)
 		}
+	}
+	// Of what is disabled, one is critical, and so it is in k3s.
+	const loadBalancer = "servicelb"
+	if disabled, ok := doc["disable"].([]any); ok && slices.Contains(disabled, any(loadBalancer)) {
+		out["disable"] = loadBalancer
 	}
 	return out
 }

@@ -135,6 +135,15 @@ func TestCriticalAlike(t *testing.T) {
 	if err := sameCritical(first, working); err != nil {
 		t.Error(err)
 	}
+	first["disable"] = []any{"traefik"}
+	if err := sameCritical(first, working); err != nil {
+		t.Error(err)
+	}
+	first["disable"] = []any{"traefik", "servicelb"}
+	if err := sameCritical(first, working); err == nil {
+		t.Error("servicelb may be disabled later")
+	}
+	delete(first, "disable")
 	first["service-cidr"] = "10.99.0.0/16"
 	if err := sameCritical(first, working); err == nil || !strings.Contains(err.Error(), `service-cidr would be "10.99.0.0/16", and the cluster was made with "10.43.0.0/16"`) {
 		t.Errorf("error %v", err)

@@ -66,10 +66,10 @@ func makeKeys() map[string]key {
 	// Servers alone.
 	add(key{}, "advertise-port servicelb-namespace write-kubeconfig-group helm-job-image default-local-storage-path system-default-registry service-node-port-range secrets-encryption-provider etcd-snapshot-name etcd-snapshot-schedule-cron etcd-snapshot-reconcile-interval etcd-s3-endpoint etcd-s3-endpoint-ca etcd-s3-access-key etcd-s3-secret-key etcd-s3-session-token etcd-s3-bucket etcd-s3-bucket-lookup-type etcd-s3-region etcd-s3-folder etcd-s3-proxy etcd-s3-config-secret etcd-s3-timeout write-kubeconfig-mode")
 	add(key{kind: number}, "etcd-snapshot-retention etcd-s3-retention")
-	add(key{kind: boolean}, "tls-san-security disable-scheduler etcd-expose-metrics etcd-disable-snapshots etcd-snapshot-compress etcd-s3 etcd-s3-skip-ssl-verify etcd-s3-insecure supervisor-metrics kine-tls")
+	add(key{kind: boolean}, "tls-san-security disable-scheduler etcd-expose-metrics etcd-disable-snapshots etcd-snapshot-compress etcd-s3 etcd-s3-skip-ssl-verify etcd-s3-insecure kine-tls disable-kube-proxy")
 	add(key{kind: list}, "tls-san disable kube-apiserver-arg etcd-arg kube-controller-manager-arg kube-scheduler-arg kube-cloud-controller-manager-arg")
 	add(key{critical: true}, "cluster-cidr service-cidr cluster-dns cluster-domain flannel-backend egress-selector-mode")
-	add(key{critical: true, kind: boolean}, "flannel-ipv6-masq flannel-external-ip disable-cloud-controller disable-kube-proxy disable-network-policy disable-helm-controller secrets-encryption embedded-registry")
+	add(key{critical: true, kind: boolean}, "flannel-ipv6-masq flannel-external-ip disable-cloud-controller disable-network-policy disable-helm-controller secrets-encryption embedded-registry supervisor-metrics")
 	add(key{own: ownHost}, "advertise-address")
 	add(key{own: ownPort}, "https-listen-port")
 	add(key{own: ownPaths}, "write-kubeconfig etcd-snapshot-dir")
