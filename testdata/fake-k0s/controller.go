@@ -242,13 +242,16 @@ func (d *daemon) runController(ctx context.Context, end context.CancelCauseFunc,
 	if err := d.startStorage(ctx, name, cluster); err != nil {
 		return err
 	}
-	if err := d.startControlPlane(ctx); err != nil {
+	if err := d.startAPI(ctx); err != nil {
 		return err
 	}
 	if err := serveStatus(ctx, d.vars, d.status, func(ctx context.Context) error {
 		_, err := d.client.Raw(ctx, http.MethodGet, "/version", "", nil)
 		return err
 	}); err != nil {
+		return err
+	}
+	if err := d.startControllers(ctx); err != nil {
 		return err
 	}
 	if !d.disabled("control-api") && !d.single {
@@ -293,7 +296,7 @@ func (d *daemon) startStorage(ctx context.Context, name string, cluster []standi
 	return err
 }
 
-func (d *daemon) startControlPlane(ctx context.Context) error {
+func (d *daemon) startAPI(ctx context.Context) error {
 	spec := d.config.Spec
 	if d.s != nil {
 		bind := "0.0.0.0"
@@ -321,6 +324,11 @@ func (d *daemon) startControlPlane(ctx context.Context) error {
 		return err
 	}
 	d.client = client
+	return nil
+}
+
+func (d *daemon) startControllers(ctx context.Context) error {
+	spec := d.config.Spec
 	if d.s == nil {
 		return nil
 	}

@@ -38,10 +38,13 @@ type document struct {
 type lightStore struct {
 	d    *daemon
 	file string
-	url  string // this member's peer URL
-	mu   sync.Mutex
-	doc  *document
-	peer *http.Client
+	name string // this member's
+	url  string // its peer URL
+	// write is held during a change; changes are made by the leader, the first voter that answers.
+	write sync.Mutex
+	mu    sync.Mutex
+	doc   *document
+	peer  *http.Client
 }
 
 func (v *vars) lightFile() string { return filepath.Join(v.etcd, "member", "snap", "db") }
@@ -55,7 +58,7 @@ func memberID(peerURL string, time int64) uint64 {
 // startLight is startStorage and the API server without programs.
 func (d *daemon) startLight(ctx context.Context, name string, cluster []standin.Member) error {
 	own := standin.PeerURL(d.config.Spec.Storage.Etcd.PeerAddress)
-	l := &lightStore{d: d, file: d.lightFile(), url: own, doc: &document{Members: map[string]standin.Member{}, Objects: map[string]json.RawMessage{}}}
+	l := &lightStore{d: d, file: d.lightFile(), name: name, url: own, doc: &document{Members: map[string]standin.Member{}, Objects: map[string]json.RawMessage{}}}
 	if data, err := os.ReadFile(l.file); err == nil {
 		if err := json.Unmarshal(data, l.doc); err != nil {
 			return fmt.Errorf("reading the database: %w", err)
@@ -79,7 +82,7 @@ func (d *daemon) startLight(ctx context.Context, name string, cluster []standin.
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(authority.Cert)
-	l.peer = &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}}}
+	l.peer = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}}}
 	serving := d.tls("ca", "server")
 	pair, err = tls.LoadX509KeyPair(serving.Cert, serving.Key)
 	if err != nil {
@@ -134,6 +137,51 @@ func (l *lightStore) accept(doc *document) error {
 	return l.save()
 }
 
+// api is where the API of the member with that peer URL is.
+func (l *lightStore) api(peer string) string {
+	host := strings.TrimSuffix(strings.TrimPrefix(peer, "https://"), ":2380")
+	return "https://" + joinHostPort(strings.Trim(host, "[]"), l.d.config.Spec.API.Port)
+}
+
+// leader is the peer URL of the first voter that answers.
+func (l *lightStore) leader(ctx context.Context) string {
+	l.mu.Lock()
+	members := l.doc.Members
+	l.mu.Unlock()
+	before := map[string]standin.Member{}
+	for peer, m := range members {
+		if peer < l.url && !m.Learner {
+			before[peer] = m
+		}
+	}
+	answers := slices.Sorted(maps.Keys(l.others(ctx, before, http.MethodGet, nil)))
+	if len(answers) == 0 {
+		return l.url
+	}
+	return answers[0]
+}
+
+const forwarded = "X-Fake-Forwarded"
+
+// forward lets the leader answer.
+func (l *lightStore) forward(w http.ResponseWriter, r *http.Request, leader string) error {
+	request, err := http.NewRequestWithContext(r.Context(), r.Method, l.api(leader)+r.URL.RequestURI(), r.Body)
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Content-Type", r.Header.Get("Content-Type"))
+	request.Header.Set(forwarded, "1")
+	response, err := l.peer.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(response.StatusCode)
+	_, err = io.Copy(w, response.Body)
+	return err
+}
+
 // others calls each other member at once and returns the documents of those that answer well.
 func (l *lightStore) others(ctx context.Context, members map[string]standin.Member, method string, send *document) map[string]*document {
 	body, err := json.Marshal(send)
@@ -148,9 +196,7 @@ func (l *lightStore) others(ctx context.Context, members map[string]standin.Memb
 			continue
 		}
 		wait.Go(func() {
-			host := strings.TrimSuffix(strings.TrimPrefix(peer, "https://"), ":2380")
-			address := "https://" + joinHostPort(strings.Trim(host, "[]"), l.d.config.Spec.API.Port) + "/fake/document"
-			request, err := http.NewRequestWithContext(ctx, method, address, bytes.NewReader(body))
+			request, err := http.NewRequestWithContext(ctx, method, l.api(peer)+"/fake/document", bytes.NewReader(body))
 			if err != nil {
 				return
 			}
@@ -208,6 +254,8 @@ func (l *lightStore) read(ctx context.Context) (*document, error) {
 
 // change applies f to the newest document and stores the result at a majority. Members are told even if the change takes them out.
 func (l *lightStore) change(ctx context.Context, f func(*document) error) error {
+	l.write.Lock()
+	defer l.write.Unlock()
 	for range 20 {
 		old, err := l.read(ctx)
 		if err != nil {
@@ -288,6 +336,14 @@ func (a *lightAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.refuse(w, http.StatusUnauthorized, "Unauthorized")
 		return
 	}
+	if r.Method != http.MethodGet && path != "/fake/document" && r.Header.Get(forwarded) == "" {
+		if leader := a.store.leader(r.Context()); leader != a.store.url {
+			if err := a.store.forward(w, r, leader); err != nil {
+				a.refuse(w, http.StatusInternalServerError, err.Error())
+			}
+			return
+		}
+	}
 	answer, err := a.serve(r, path)
 	if err != nil {
 		code := http.StatusInternalServerError
@@ -337,7 +393,13 @@ func (a *lightAPI) serveDocument(r *http.Request, body []byte) ([]byte, error) {
 	}
 	a.store.mu.Lock()
 	defer a.store.mu.Unlock()
-	return json.Marshal(a.store.doc)
+	doc := *a.store.doc
+	if own, member := doc.Members[a.store.url]; member { // whoever added it did not know the name
+		own.Name = a.store.name
+		doc.Members = maps.Clone(doc.Members)
+		doc.Members[a.store.url] = own
+	}
+	return json.Marshal(&doc)
 }
 
 var kinds = map[string]string{
