@@ -1,8 +1,9 @@
 package k3s
 
 import (
-	"github.com/clusterimage/keg/runtime"
 	"sigs.k8s.io/yaml"
+
+	"github.com/clusterimage/keg/runtime"
 )
 
 const (
