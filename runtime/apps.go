@@ -33,11 +33,22 @@ func pluginApps(c *Cluster) []Batch {
 	return []Batch{b}
 }
 
+// rootfsDir is where the image's files lie on the first control plane.
+func (c *Cluster) rootfsDir() string {
+	if c.later {
+		return node.RootfsDir(c.Image.Target.Digest)
+	}
+	return node.Rootfs
+}
+
 // apps starts the apps of the launch list in order, and then runs the image's commands, each once for
 // an image.
 func apps(c *Cluster) []Batch {
 	first := c.First()
-	b := Batch{c.hook(first, "pre-apps")}
+	var b Batch
+	if !c.later {
+		b = append(b, c.hook(first, "pre-apps"))
+	}
 	for _, name := range c.Image.Spec.Launch {
 		a, ok := c.Image.Spec.App(name)
 		if !ok {
@@ -54,11 +65,14 @@ func apps(c *Cluster) []Batch {
 		key := fmt.Sprintf("cmds:%s:%d", c.Image.Target.Digest, i)
 		b = append(b, first.On("run "+brief(command), func(ctx context.Context, out io.Writer) error {
 			return c.once(ctx, key, func() error {
-				return c.shell(ctx, first, node.Rootfs, nil, command, out)
+				return c.shell(ctx, first, c.rootfsDir(), nil, command, out)
 			})
 		}))
 	}
-	return []Batch{append(b, c.hook(first, "post-apps"))}
+	if !c.later {
+		b = append(b, c.hook(first, "post-apps"))
+	}
+	return []Batch{b}
 }
 
 // brief is the first line of a command, cut to fit a line of a plan.
@@ -84,7 +98,7 @@ func (c *Cluster) launch(a clusterimage.App) Step {
 		what = "storage plugin"
 	}
 	return first.On(fmt.Sprintf("start %s %s", what, a.Name), func(ctx context.Context, out io.Writer) error {
-		commands, err := appCommands(a)
+		commands, err := AppCommands(a)
 		if err != nil {
 			return err
 		}
@@ -92,7 +106,7 @@ func (c *Cluster) launch(a clusterimage.App) Step {
 		for i, command := range commands {
 			key := fmt.Sprintf("app:%s:%s:%d", a.Name, c.Image.Target.Digest, i)
 			err := c.once(ctx, key, func() error {
-				return c.shell(ctx, first, path.Join(node.Rootfs, basefs.AppsDir, a.Name), c.AppEnv()[a.Name], command, out)
+				return c.shell(ctx, first, path.Join(c.rootfsDir(), basefs.AppsDir, a.Name), c.AppEnv()[a.Name], command, out)
 			})
 			switch {
 			case err == ErrAlready: //nolint:errorlint // once returns it bare
@@ -108,8 +122,8 @@ func (c *Cluster) launch(a clusterimage.App) Step {
 	})
 }
 
-// appCommands are the commands that start an app, run in its directory.
-func appCommands(a clusterimage.App) ([]string, error) {
+// AppCommands are the commands that start an app, for a shell in its directory.
+func AppCommands(a clusterimage.App) ([]string, error) {
 	if len(a.Cmds) > 0 {
 		return a.Cmds, nil
 	}

@@ -28,29 +28,30 @@ type Certificate struct {
 }
 
 // reachable says which hosts a service is for.
-type reachable bool
+type reachable int
 
 const (
-	allHosts reachable = false
-	whoever  reachable = true // those that answer
+	allHosts   reachable = iota
+	allMasters           // and the workers that answer
+	whoever              // those that answer
 )
 
 // servicePhases are those before any work on a cluster that is there: reach its hosts, and refuse if
 // they are not its own.
 func servicePhases(r reachable) []Phase {
-	tolerant := r == whoever
+	tolerated := func(n *Node) bool { return r == whoever || r == allMasters && n.Role == Worker }
 	return []Phase{
-		&phase{title: "connect", limit: 30, batches: connect, tolerant: tolerant},
-		&phase{title: "send keg-node", limit: 10, batches: sendAgent, tolerant: tolerant},
-		&phase{title: "lock", limit: 30, batches: lock, tolerant: tolerant},
-		&phase{title: "gather facts", limit: 30, batches: gatherFacts, tolerant: tolerant},
+		&phase{title: "connect", limit: 30, batches: connect, tolerated: tolerated},
+		&phase{title: "send keg-node", limit: 10, batches: sendAgent, tolerated: tolerated},
+		&phase{title: "lock", limit: 30, batches: lock, tolerated: tolerated},
+		&phase{title: "gather facts", limit: 30, batches: gatherFacts, tolerated: tolerated},
 		&phase{title: "validate", limit: 1, batches: validateService},
 	}
 }
 
 func validateService(c *Cluster) []Batch {
 	return []Batch{{{Text: "see that all hosts are the cluster's", Do: func(ctx context.Context, _ io.Writer) error {
-		c.settleLead()
+		c.settleAlive(ctx)
 		if err := judge(c.belonging()); err != nil {
 			return err
 		}

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/clusterimage/keg/runtime/node"
 )
 
 // APIServerName is the name under which everything in a cluster reaches its API; /etc/hosts of every
@@ -65,7 +63,7 @@ func (c *Cluster) Env(n *Node) map[string]string {
 		"MASTERS": ips(Master), "WORKERS": ips(Worker),
 		"APISERVER_NAME": APIServerName, "API_ENDPOINT": c.APIEndpoint(), "SANS": strings.Join(c.SANs(), ","),
 		"REGISTRY": r.Endpoint(), "REGISTRY_DOMAIN": r.Name, "REGISTRY_PORT": port,
-		"ROOTFS": node.Rootfs,
+		"ROOTFS": c.rootfsDir(),
 
 		"HostIP": n.IP, "HostIPFamily": family,
 		"RegistryDomain": r.Name, "RegistryPort": port, "RegistryURL": r.Endpoint(),

@@ -230,6 +230,7 @@ type Cluster struct {
 
 	lead     *Node // settled by facts
 	backup   *Archive
+	later    bool // Image is an app image that comes to a cluster that is there
 	findings []Finding
 	mu       sync.Mutex // of cleanups
 	cleanups []func(ctx context.Context) error

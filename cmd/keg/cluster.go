@@ -51,7 +51,7 @@ func (a *app) onCluster(c *cobra.Command, cluster *runtime.Cluster, phases []run
 }
 
 // attachImage finds the image that what names, and gives it to a cluster with its driver and its content.
-// What it needs may not be pruned until release is called.
+// An app image brings no driver. What the image needs may not be pruned until release is called.
 func (a *app) attachImage(ctx context.Context, cluster *runtime.Cluster, what string, show *display) (release func(), err error) {
 	s, err := a.store()
 	if err != nil {
@@ -68,14 +68,15 @@ func (a *app) attachImage(ctx context.Context, cluster *runtime.Cluster, what st
 		if cluster.Image, err = readImage(s, tagged); err != nil {
 			return err
 		}
+		cluster.Content = storeContent{s}
 		driver, err := chooseDriver(cluster.Image)
-		if err != nil {
+		switch {
+		case err != nil || driver == nil:
 			return err
-		}
-		if cluster.Driver != nil && cluster.Driver.Name() != driver.Name() {
+		case cluster.Driver != nil && cluster.Driver.Name() != driver.Name():
 			return &refusedError{fmt.Sprintf("cluster %q runs %s, and %s is for %s: a cluster keeps its runtime", cluster.Name, cluster.Driver.Name(), tagged.Name, driver.Name())}
 		}
-		cluster.Driver, cluster.Content = driver, storeContent{s}
+		cluster.Driver = driver
 		return nil
 	}()
 	if err != nil {
@@ -194,7 +195,7 @@ func addDocument(s *imagestore.Store, img *runtime.Image, d ocispec.Descriptor) 
 	return nil
 }
 
-// chooseDriver picks the runtime that all platforms of the image agree on.
+// chooseDriver picks the runtime that all platforms of the image agree on; nil for an app image.
 func chooseDriver(img *runtime.Image) (runtime.Driver, error) {
 	var chosen runtime.Driver
 	for platform, r := range img.Platforms {
@@ -202,7 +203,7 @@ func chooseDriver(img *runtime.Image) (runtime.Driver, error) {
 		if err != nil {
 			var unknown *runtime.UnknownRuntimeError
 			if errors.As(err, &unknown) && unknown.Name == "" {
-				return nil, fmt.Errorf("%s is an app image, without a runtime: it needs a cluster that is there: %w", img.Name, err)
+				return nil, nil
 			}
 			return nil, fmt.Errorf("%s (%s): %w", img.Name, platform, err)
 		}
@@ -212,4 +213,13 @@ func chooseDriver(img *runtime.Image) (runtime.Driver, error) {
 		chosen = d
 	}
 	return chosen, nil
+}
+
+// wantRuntime refuses an app image where a cluster image is wanted.
+func wantRuntime(img *runtime.Image) error {
+	driver, err := chooseDriver(img)
+	if err != nil || driver != nil {
+		return err
+	}
+	return &refusedError{fmt.Sprintf("%s is an app image, without a runtime: keg run --cluster NAME runs it on a cluster", img.Name)}
 }

@@ -81,6 +81,9 @@ func (a *app) restore(c *cobra.Command, file, image string, flags runFlags, keys
 		return err
 	}
 	defer release()
+	if err := wantRuntime(cluster.Image); err != nil {
+		return err
+	}
 	phases := runtime.RestorePhases(archive)
 	if flags.dryRun {
 		show.close()

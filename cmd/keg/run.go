@@ -23,6 +23,7 @@ type runFlags struct {
 	masters, nodes string
 	env            []string
 	kubeconfig     string
+	cluster        string
 	config         []string
 	endpoint, vip  string
 	sans           []string
@@ -45,6 +46,10 @@ The same command after a failure goes on where it stopped, and with more hosts i
 cluster; those that it had before need not be named. Several masters make a cluster that bears the loss
 of some: an odd number is best. keg delete takes hosts off, keg reset puts all of them back.
 
+An app image, which has no runtime, runs on a cluster that is there: on one that keg made with --cluster,
+whose registry serves the app's images from then on, or on any with --kubeconfig, which must be able to
+pull them by itself.
+
 --config adds documents of the runtime's own configuration (kubeadm's v1beta4 kinds, a config.yaml of
 k3s, a ClusterConfig of k0s) to what keg writes; they have the last word.`,
 		Example: `  keg run shop.tar --masters 10.0.0.1 --nodes 10.0.0.4-10.0.0.9
@@ -52,7 +57,9 @@ k3s, a ClusterConfig of k0s) to what keg writes; they have the last word.`,
   keg run shop.tar --masters 10.0.0.1-10.0.0.3 --nodes 10.0.0.4-10.0.0.9 --vip 10.0.0.100
   keg run shop.tar --masters 10.0.0.1-10.0.0.3 --endpoint api.example.com:6443 --config kubeadm.yaml
   keg run shop.tar --masters 10.0.0.1 --nodes 10.0.0.4 --dry-run
-  keg run shop.tar`,
+  keg run shop.tar
+  keg run monitoring.tar --cluster shop
+  keg run monitoring.tar --kubeconfig ~/.kube/config`,
 		Args: oneArg("an image or a file"),
 		ValidArgsFunction: func(c *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			names, _ := a.completeImages(1)(c, args, prefix)
@@ -65,7 +72,8 @@ k3s, a ClusterConfig of k0s) to what keg writes; they have the last word.`,
 	f.StringVarP(&flags.nodes, "nodes", "n", "", "hosts that become workers")
 	f.StringVar(&flags.name, "name", "default", "name of the cluster")
 	f.StringArrayVarP(&flags.env, "env", "e", nil, "value for templates and commands, K=V; overrides the image's")
-	f.StringVar(&flags.kubeconfig, "kubeconfig", "", "where to write the kubeconfig (default ~/.kube/keg-NAME.config)")
+	f.StringVar(&flags.kubeconfig, "kubeconfig", "", "where to write the kubeconfig (default ~/.kube/keg-NAME.config); of an app image, that of the cluster to run it on")
+	f.StringVar(&flags.cluster, "cluster", "", "name of the cluster to run an app image on")
 	f.StringArrayVar(&flags.config, "config", nil, "file with documents of the runtime's own configuration")
 	f.StringVar(&flags.endpoint, "endpoint", "", "HOST:PORT of a load balancer that is already before the API")
 	f.StringVar(&flags.vip, "vip", "", "free address of the hosts' network that one of the masters shall have at a time, for clients outside")
@@ -73,10 +81,14 @@ k3s, a ClusterConfig of k0s) to what keg writes; they have the last word.`,
 	f.BoolVar(&flags.dryRun, "dry-run", false, "print the plan and connect to no host")
 	flags.ssh.register(c)
 	flags.out.register(c)
+	_ = c.RegisterFlagCompletionFunc("cluster", a.completeClusters)
 	return c
 }
 
 func (a *app) runCluster(c *cobra.Command, what string, flags runFlags) error {
+	if flags.cluster != "" {
+		return a.runApp(c, what, flags)
+	}
 	ctx := c.Context()
 	cluster, err := a.newCluster(flags)
 	if err != nil {
@@ -92,6 +104,15 @@ func (a *app) runCluster(c *cobra.Command, what string, flags runFlags) error {
 		return err
 	}
 	defer release()
+	if cluster.Driver == nil { // an app image
+		if flags.kubeconfig == "" || flags.masters+flags.nodes != "" {
+			return &hintedError{
+				err:  &refusedError{fmt.Sprintf("%s is an app image, which makes no cluster", cluster.Image.Name)},
+				hint: "name the cluster to run it on: --cluster NAME, or --kubeconfig FILE of any other",
+			}
+		}
+		return a.runAppAnywhere(ctx, cluster, flags, show)
+	}
 	cluster.Options.Progress = show.event
 	if flags.dryRun {
 		show.close()

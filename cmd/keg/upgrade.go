@@ -49,6 +49,9 @@ way back but keg restore with the backup and the image before.`,
 				return err
 			}
 			defer release()
+			if err := wantRuntime(cluster.Image); err != nil {
+				return err
+			}
 			var backup string
 			options := runtime.UpgradeOptions{Workers: batch}
 			if !noBackup {

@@ -173,6 +173,22 @@ func LifeContext(ctx context.Context, dir, bin, base string) error {
 	return nil
 }
 
+// LaterImage is the container image that LaterContext embeds.
+const LaterImage = laterImage
+
+// LaterContext prepares the context of the app image that a life brings to its cluster.
+func LaterContext(ctx context.Context, dir, bin, versions string) error {
+	if err := writeImages(ctx, filepath.Join(dir, "images", "later.tar"), []image{{ref: laterImage, programs: []string{filepath.Join(bin, "web")}, index: true}}); err != nil {
+		return err
+	}
+	for name, text := range life.AppImageFiles(laterImage, versions) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // image is a container image of static programs, found through PATH; the first is what it runs. With
 // index, what is tagged is an index, as it is for images of several platforms.
 type image struct {

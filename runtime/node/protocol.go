@@ -26,6 +26,7 @@ const (
 	StoreDir = Dir + "/store"            // blobs, an OCI layout
 	Rootfs   = Dir + "/rootfs"           // the unpacked basefs, templates rendered
 	State    = Dir + "/state.json"       // State, 0600
+	Apps     = Dir + "/apps"             // unpacked app images that came to the cluster later
 	EnvFile  = Dir + "/env.json"         // RenderRequest.Env of the last render, 0600: it may hold secrets
 	Recorder = Dir + "/recorder"         // what was there before keg changed it
 	LockFile = "/run/lock/keg-node.lock" // held by `keg-node lock` while keg works on the host
@@ -33,6 +34,15 @@ const (
 	// RegistryConfigFile is the RegistryConfig of `keg-node registry`.
 	RegistryConfigFile = Dir + "/registry/config.json"
 )
+
+// RootfsDir is where the rootfs of an app image lies on a host, by the digest of its index; that of the
+// cluster image itself, which is "", is Rootfs.
+func RootfsDir(app digest.Digest) string {
+	if app == "" {
+		return Rootfs
+	}
+	return Apps + "/" + app.Encoded()
+}
 
 // Verb is the first argument of keg-node.
 type Verb string
@@ -194,6 +204,8 @@ type PruneResponse struct {
 // that manifest is left as it is; another one is replaced as a whole.
 type UnpackRequest struct {
 	Manifest ocispec.Descriptor `json:"manifest"`
+	// App unpacks into RootfsDir of an app image instead.
+	App digest.Digest `json:"app,omitempty"`
 }
 
 // UnpackResponse says whether Rootfs changed.
@@ -204,6 +216,8 @@ type UnpackResponse struct {
 // RenderRequest asks to render the *.tmpl files of Rootfs. Env is kept in EnvFile.
 type RenderRequest struct {
 	Env map[string]string `json:"env"`
+	// App renders those of RootfsDir of an app image instead, and keeps nothing.
+	App digest.Digest `json:"app,omitempty"`
 	// Apps are by name of an app, and override Env in application/apps/NAME (basefs.Renderer).
 	Apps map[string]map[string]string `json:"apps,omitempty"`
 }

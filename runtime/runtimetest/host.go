@@ -208,7 +208,7 @@ func (h *Host) Unpack(ctx context.Context, r node.UnpackRequest) error {
 		return err
 	}
 	for name, text := range h.Rootfs {
-		h.Write(node.Rootfs+"/"+name, text)
+		h.Write(node.RootfsDir(r.App)+"/"+name, text)
 	}
 	return nil
 }

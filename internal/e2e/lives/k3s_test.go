@@ -2,7 +2,6 @@ package lives
 
 import (
 	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/clusterimage/keg/internal/e2e"
@@ -15,9 +14,8 @@ func TestK3s(t *testing.T) {
 	if os.Getenv("KEG_K3S") != "" && os.Getenv("KEG_K3S_BEFORE") != "" {
 		against = "real"
 	}
-	results := life.Live(t, life.Subject{
+	o.live(life.Subject{
 		Runtime: "k3s", Against: against,
-		Keg: o.keg, Home: o.home, Kubectl: filepath.Join(o.bin, "kubectl"),
 		Old:        o.images(e2e.KubeVersionBefore, e2e.K3sContext),
 		New:        o.images(e2e.KubeVersion, e2e.K3sContext),
 		Far:        o.far("k3s"),
@@ -26,5 +24,4 @@ func TestK3s(t *testing.T) {
 		BadConfig: "flannel-backent: vxlan\n",
 		BadKey:    "flannel-backent", Foreign: "/etc/rancher/node",
 	})
-	record(t, "k3s", results)
 }

@@ -97,11 +97,32 @@ func (o *operator) far(runtime string) string {
 	return name
 }
 
+// apps builds the app images of a life.
+func (o *operator) apps() (app, tooNew string) {
+	o.Helper()
+	for name, versions := range map[string]string{"registry.keg.test/more:v1": ">=1.30, <1.40", "registry.keg.test/more:v2": ">=1.40"} {
+		dir := filepath.Join(o.home, "more")
+		if err := e2e.LaterContext(o.Context(), dir, o.bin, versions); err != nil {
+			o.Fatal(err)
+		}
+		o.build(name, dir)
+	}
+	return "registry.keg.test/more:v1", "registry.keg.test/more:v2"
+}
+
+// live lets a runtime live, with what all have in common.
+func (o *operator) live(s life.Subject) {
+	o.Helper()
+	s.Keg, s.Home, s.Kubectl = o.keg, o.home, filepath.Join(o.bin, "kubectl")
+	s.App, s.TooNew = o.apps()
+	s.AppImage = e2e.LaterImage
+	record(o.T, s, life.Live(o.T, s))
+}
+
 func TestKubernetes(t *testing.T) {
 	o := newOperator(t)
-	results := life.Live(t, life.Subject{
+	o.live(life.Subject{
 		Runtime: "kubernetes", Against: "real: kubeadm " + e2e.KubeVersionBefore + " to " + e2e.KubeVersion,
-		Keg: o.keg, Home: o.home, Kubectl: filepath.Join(o.bin, "kubectl"),
 		Old:        o.images(e2e.KubeVersionBefore, e2e.KubernetesContext),
 		New:        o.images(e2e.KubeVersion, e2e.KubernetesContext),
 		Far:        o.far("kubernetes"),
@@ -110,5 +131,4 @@ func TestKubernetes(t *testing.T) {
 		BadConfig: "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nnetworking:\n  podSubnett: 10.1.0.0/16\n",
 		BadKey:    "podSubnett", Foreign: "/var/lib/etcd/member/snap",
 	})
-	record(t, "kubernetes", results)
 }

@@ -6,13 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/clusterimage/keg/basefs"
 	"github.com/clusterimage/keg/imagestore"
@@ -21,12 +19,27 @@ import (
 	"github.com/clusterimage/keg/runtime/node"
 )
 
-// rootfsOf is the file that says of which manifest Rootfs is. It is missing while Rootfs is exchanged.
-const rootfsOf = node.Dir + "/rootfs.digest"
+// rootfsOf is the file that says of which manifest a rootfs directory is. It is missing while that is
+// exchanged.
+func rootfsOf(dir string) string { return dir + ".digest" }
+
+// rootfsDir is where a request wants to work.
+func rootfsDir(app digest.Digest) (string, error) {
+	if app != "" {
+		if err := validDigest(app); err != nil {
+			return "", err
+		}
+	}
+	return node.RootfsDir(app), nil
+}
 
 // Unpack makes Rootfs out of the layers of an image in the store.
 func (h *Host) Unpack(ctx context.Context, req node.UnpackRequest) (node.UnpackResponse, error) {
 	if err := validDigest(req.Manifest.Digest); err != nil {
+		return node.UnpackResponse{}, err
+	}
+	to, err := rootfsDir(req.App)
+	if err != nil {
 		return node.UnpackResponse{}, err
 	}
 	release, err := h.alone(ctx)
@@ -34,15 +47,18 @@ func (h *Host) Unpack(ctx context.Context, req node.UnpackRequest) (node.UnpackR
 		return node.UnpackResponse{}, err
 	}
 	defer release()
-	if h.text(rootfsOf) == req.Manifest.Digest.String() {
+	if h.text(rootfsOf(to)) == req.Manifest.Digest.String() {
 		return node.UnpackResponse{}, nil
 	}
-	layers, size, err := h.layers(req.Manifest.Digest)
+	layers, size, err := h.layers(ctx, req.Manifest.Digest)
 	if err != nil {
 		return node.UnpackResponse{}, fmt.Errorf("unpacking %s: %w", req.Manifest.Digest, err)
 	}
-	dir, next, old := h.path(node.Rootfs), h.path(node.Rootfs+".new"), node.Rootfs+".old"
-	for _, d := range []string{node.Rootfs + ".new", old} {
+	if err := os.MkdirAll(filepath.Dir(h.path(to)), 0o700); err != nil {
+		return node.UnpackResponse{}, h.diskFull(err, node.Dir, 0)
+	}
+	dir, next, old := h.path(to), h.path(to+".new"), to+".old"
+	for _, d := range []string{to + ".new", old} {
 		if err := h.clear(d); err != nil {
 			return node.UnpackResponse{}, err
 		}
@@ -52,11 +68,11 @@ func (h *Host) Unpack(ctx context.Context, req node.UnpackRequest) (node.UnpackR
 	if err != nil {
 		return node.UnpackResponse{}, fmt.Errorf("unpacking %s: %w", req.Manifest.Digest, h.unpackError(err, size))
 	}
-	if err := os.Remove(h.path(rootfsOf)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(h.path(rootfsOf(to))); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return node.UnpackResponse{}, fmt.Errorf("exchanging rootfs: %w", err)
 	}
 	// Hooks of the old rootfs may have mounted things in it.
-	if err := h.unmountBelow(node.Rootfs, nil); err != nil {
+	if err := h.unmountBelow(to, nil); err != nil {
 		return node.UnpackResponse{}, err
 	}
 	if err := os.Rename(dir, h.path(old)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -66,7 +82,7 @@ func (h *Host) Unpack(ctx context.Context, req node.UnpackRequest) (node.UnpackR
 	if err := os.Rename(next, dir); err != nil {
 		return node.UnpackResponse{}, fmt.Errorf("exchanging rootfs: %w", err)
 	}
-	if err := atomicfile.Write(h.path(rootfsOf), []byte(req.Manifest.Digest), 0o600); err != nil {
+	if err := atomicfile.Write(h.path(rootfsOf(to)), []byte(req.Manifest.Digest), 0o600); err != nil {
 		return node.UnpackResponse{}, h.diskFull(err, node.Dir, 0)
 	}
 	return node.UnpackResponse{Changed: true}, h.clear(old)
@@ -81,36 +97,16 @@ func (h *Host) clear(dir string) error {
 }
 
 // layers are those of an image in the store; size is what they take compressed.
-func (h *Host) layers(d digest.Digest) (layers []unpack.Layer, size int64, err error) {
+func (h *Host) layers(ctx context.Context, d digest.Digest) (layers []unpack.Layer, size int64, err error) {
 	store, err := h.store()
 	if err != nil {
 		return nil, 0, err
 	}
-	var manifest ocispec.Manifest
-	if err := store.ReadJSON(d, &manifest); err != nil {
-		return nil, 0, err
+	layers, size, err = store.Layers(ctx, d)
+	if errors.Is(err, imagestore.ErrLayers) {
+		err = node.Errorf(node.KindArchive, "%v", err)
 	}
-	var config ocispec.Image
-	if err := store.ReadJSON(manifest.Config.Digest, &config); err != nil {
-		return nil, 0, err
-	}
-	if len(config.RootFS.DiffIDs) != len(manifest.Layers) {
-		return nil, 0, node.Errorf(node.KindArchive, "the image has %d layers and names %d", len(manifest.Layers), len(config.RootFS.DiffIDs))
-	}
-	for i, l := range manifest.Layers {
-		if err := validDigest(l.Digest); err != nil {
-			return nil, 0, err
-		}
-		if !store.Has(l.Digest) {
-			return nil, 0, fmt.Errorf("layer %s: %w", l.Digest, imagestore.ErrNotFound)
-		}
-		size += l.Size
-		layers = append(layers, unpack.Layer{
-			MediaType: l.MediaType, DiffID: config.RootFS.DiffIDs[i], Size: l.Size,
-			Open: func() (io.ReadCloser, error) { return store.Open(l.Digest) },
-		})
-	}
-	return layers, size, nil
+	return layers, size, err
 }
 
 // unpackError gives errors of unpack their kind.
@@ -126,24 +122,30 @@ func (h *Host) unpackError(err error, size int64) error {
 
 // Render renders the templates of Rootfs where they lie.
 func (h *Host) Render(ctx context.Context, req node.RenderRequest) error {
+	dir, err := rootfsDir(req.App)
+	if err != nil {
+		return err
+	}
 	release, err := h.alone(ctx)
 	if err != nil {
 		return err
 	}
 	defer release()
-	root, err := os.OpenRoot(h.path(node.Rootfs))
+	root, err := os.OpenRoot(h.path(dir))
 	if err != nil {
 		return fmt.Errorf("opening rootfs: %w", err)
 	}
 	defer root.Close()
-	if err := h.keepEnv(req.Env); err != nil {
-		return err
+	if req.App == "" {
+		if err := h.keepEnv(req.Env); err != nil {
+			return err
+		}
 	}
 	return basefs.Renderer{Env: req.Env, Apps: req.Apps}.Render(root.FS(), func(name string, mode fs.FileMode, data []byte) error {
 		if err := context.Cause(ctx); err != nil {
 			return err
 		}
-		return h.diskFull(writeInside(root, name, mode, data), node.Rootfs, int64(len(data)))
+		return h.diskFull(writeInside(root, name, mode, data), dir, int64(len(data)))
 	})
 }
 

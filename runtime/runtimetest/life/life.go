@@ -28,6 +28,10 @@ type Subject struct {
 	// Old and New are cluster images with the app of AppFiles, of one minor version after the other, and
 	// Far is one that leaves a minor version out after Old. It need not run.
 	Old, New, Far string
+	// App is an app image made of AppImageFiles, and TooNew one that wants a later version of Kubernetes.
+	App, TooNew string
+	// AppImage is the container image that App embeds.
+	AppImage string
 	// OldVersion and NewVersion are what kubelets say, such as "v1.36.3".
 	OldVersion, NewVersion string
 	// Env are values of --env that the runtime needs here.
@@ -66,6 +70,27 @@ spec:
 	}
 }
 
+// AppImageFiles are the Kubefile of an app image, which has no runtime, and what it needs: a pod of
+// image. It wants Kubernetes of a range of versions.
+func AppImageFiles(image, versions string) map[string]string {
+	return map[string]string{
+		"Kubefile": "FROM scratch\nKUBEVERSION " + versions + "\nCOPY images images\nAPP more local://more.yaml.tmpl\nAPPENV more NAME=more\nLAUNCH more\n" +
+			`CMDS ["kubectl wait --for=condition=Ready --timeout=180s pod/more"]` + "\n",
+		"more.yaml.tmpl": `apiVersion: v1
+kind: Pod
+metadata:
+  name: {{ .NAME }}
+spec:
+  automountServiceAccountToken: false
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: more
+    image: ` + image + `
+    imagePullPolicy: Always
+`,
+	}
+}
+
 // life is one under way.
 type life struct {
 	*testing.T
@@ -99,6 +124,7 @@ var operations = []operation{
 	{"make a cluster of one control plane and one worker", false, (*life).make},
 	{"add control planes and a worker, resumed after kill -9", true, (*life).grow},
 	{"run pods on all workers", false, (*life).pods},
+	{"run an app image, and refuse one for other versions", false, (*life).app},
 	{"hand out a kubeconfig", false, (*life).kubeconfig},
 	{"show certificates", false, (*life).certificates},
 	{"renew certificates", false, (*life).renew},

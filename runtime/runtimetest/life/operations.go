@@ -101,6 +101,22 @@ func (l *life) decode(text string, v any) {
 	}
 }
 
+func (l *life) app() {
+	l.refused([]string{"run", l.TooNew, "--cluster", cluster}, "it wants Kubernetes")
+	args := []string{"run", l.App, "--cluster", cluster}
+	l.killed("apps", 100*time.Millisecond, args...)
+	l.keg(args...)
+	l.more()
+}
+
+// more runs the pod of the app image once more, so that its image is pulled again.
+func (l *life) more() {
+	l.Helper()
+	l.mustKubectl("delete", "pod", "more", "--ignore-not-found", "--wait")
+	l.mustKubectl("run", "more", "--image="+strings.TrimSpace(l.AppImage), "--image-pull-policy=Always", "--restart=Never", "--overrides", `{"spec":{"terminationGracePeriodSeconds":1,"automountServiceAccountToken":false}}`)
+	l.mustKubectl("wait", "--for=condition=Ready", "--timeout=180s", "pod/more")
+}
+
 func (l *life) kubeconfig() {
 	text := l.keg(l.on("kubeconfig")...)
 	written, err := os.ReadFile(l.kubeconfigFile())
@@ -241,6 +257,7 @@ func (l *life) upgrade() {
 	l.keg(args...)
 	l.ready(l.NewVersion, l.all()...)
 	l.shop()
+	l.more()       // its image is served still
 	l.keg(args...) // once more changes nothing
 	l.refused(l.on("upgrade", l.Old), "is older than")
 }
