@@ -76,7 +76,7 @@ func TestRemote(t *testing.T) {
 	here, there := newRig(t, buildkit.Options{Secrets: secrets}), newRig(t, buildkit.Options{Secrets: secrets, Address: address})
 	ctx := write(t, t.TempDir(), map[string]string{"data/a": "a", "data/b": "b"})
 	for name, text := range map[string]string{
-		"run":    "FROM base:v1\nCOPY data /data\nRUN mkdir -p /d/e && echo x >/d/f && chown 1:2 /d && rm /data/a\nENV A=b\nRUN env >/env\nCOPY data /z\n",
+		"run":    "FROM base:v1\nCOPY data /data\nRUN mkdir -p /d/e && echo x >/d/f && chown 1:2 /d && rm /data/a\nENV A=b\nRUN echo $A $PATH $HOME >/env\nCOPY data /z\n",
 		"stages": "FROM base:v1 AS one\nARG A=1\nRUN echo $A >/x\nFROM scratch\nCOPY --from=one /x /y/\nCOPY data /data\n",
 		"mounts": "FROM base:v1\nRUN --mount=type=secret,id=token --mount=target=/c --mount=type=cache,target=/k cat /run/secrets/token /c/data/a >/x\n",
 	} {
