@@ -89,6 +89,22 @@ func (c *Cluster) madeMasters() []*Node {
 	return slices.DeleteFunc(c.ByRole(Master), func(n *Node) bool { return !n.Made() })
 }
 
+// settleAlive chooses First like settleLead, but of several control planes one that answers by itself: the host
+// of another may be up, and its control plane down.
+func (c *Cluster) settleAlive(ctx context.Context) {
+	c.settleLead()
+	made := slices.DeleteFunc(c.madeMasters(), func(n *Node) bool { return n.State.Cluster != c.Name || n.Runner == nil })
+	if len(made) < 2 {
+		return
+	}
+	for _, n := range made {
+		if c.Driver.Alive(ctx, c, n) == nil {
+			c.lead = n
+			return
+		}
+	}
+}
+
 // wellOnce asks once.
 func (c *Cluster) wellOnce(ctx context.Context) error {
 	for _, n := range c.madeMasters() {

@@ -62,7 +62,7 @@ func (c *Cluster) leaving(r Role) []*Node {
 // goes on.
 func validateRemove(c *Cluster) []Batch {
 	return []Batch{{{Text: "see that the cluster goes on without them", Do: func(ctx context.Context, out io.Writer) error {
-		c.settleLead()
+		c.settleAlive(ctx)
 		var list []Finding
 		for _, n := range c.Nodes {
 			if n.failed != nil {

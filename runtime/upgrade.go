@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -66,7 +67,7 @@ func (u *upgrade) check(c *Cluster) []Batch {
 // forward of one minor, a cluster that is not well.
 func (u *upgrade) validate(c *Cluster) []Batch {
 	return []Batch{{{Text: "judge the way from the old version to the new", Do: func(ctx context.Context, _ io.Writer) error {
-		c.settleLead()
+		c.settleAlive(ctx)
 		if err := judge(c.belonging()); err != nil {
 			return err
 		}
@@ -74,19 +75,26 @@ func (u *upgrade) validate(c *Cluster) []Batch {
 			return err
 		}
 		c.findings = append(c.findings, c.architectures()...)
-		nodes, err := c.APINodes(ctx)
-		if err != nil {
+		// Where an upgrade was cut off, a control plane may just be coming up again.
+		var nodes []NodeStatus
+		if err := Wait(ctx, comingUp, "the API", func(ctx context.Context) (err error) {
+			nodes, err = c.APINodes(ctx)
+			return err
+		}); err != nil {
 			return err
 		}
 		c.findings = append(c.findings, u.judgeNodes(c, nodes)...)
-		if len(u.old) > 0 { // where an upgrade is half done, a control plane may be down until this goes on
-			if err := c.wellOnce(ctx); err != nil && !u.begun(c) {
+		if len(u.old) > 0 && !u.begun(c) { // where it is half done, a control plane may be down until this goes on
+			if err := Wait(ctx, comingUp, "the control planes", c.wellOnce); err != nil {
 				c.findings = append(c.findings, Finding{ID: "not-well", Severity: Fatal, Text: err.Error(), Cure: "mend that first; keg status shows more"})
 			}
 		}
 		return nil
 	}}}}
 }
+
+// comingUp is how long a control plane may take that is just being started.
+const comingUp = 2 * time.Minute
 
 // belonging finds hosts that are not of this cluster, or were never made part of it.
 func (c *Cluster) belonging() []Finding {

@@ -111,7 +111,7 @@ func (c *Cluster) checkRecord() error {
 // validate compares hosts with each other and settles the cluster's UID. It collects findings.
 func validate(c *Cluster) []Batch {
 	return []Batch{{{Text: "compare hosts", Do: func(ctx context.Context, _ io.Writer) error {
-		c.settleLead()
+		c.settleAlive(ctx)
 		if err := c.recallSettings(ctx); err != nil {
 			return err
 		}
