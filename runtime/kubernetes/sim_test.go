@@ -42,6 +42,14 @@ type sim struct {
 	ca       []byte
 	inits    int
 	joins    int
+	members  map[string]*simMember // of etcd, by address
+	lastID   uint64
+	broken   []string       // what no cluster would survive
+	api      map[string]int // minor versions of control planes and kubelets, by name of the machine
+	kubelet  map[string]int
+	sans     []any
+	minor    int  // of the programs in the rootfs
+	guarded  bool // a reset of a member that etcd counts is told in broken
 	ran      []string // commands of apps and CMDS
 	leaked   []string // secrets seen in arguments
 
@@ -61,7 +69,13 @@ const (
 	after  killMode = "after"
 )
 
+type simMember struct {
+	id      uint64
+	learner bool
+}
+
 type machine struct {
+	off  bool
 	sim  *sim
 	ip   string
 	name string
@@ -71,6 +85,8 @@ type machine struct {
 func newSim(t *testing.T, ips ...string) *sim {
 	t.Helper()
 	s := &sim{machines: map[string]*machine{}, nodes: map[string]int{}, secrets: map[string]bool{}, ca: testCA(t)}
+	s.minor, s.guarded = 37, true
+	s.members, s.api, s.kubelet = map[string]*simMember{}, map[string]int{}, map[string]int{}
 	for i, ip := range ips {
 		m := &machine{sim: s, ip: ip, name: fmt.Sprintf("h%d", i+1)}
 		m.host = &runtimetest.Host{
@@ -159,6 +175,9 @@ func (m *machine) Run(ctx context.Context, c remote.Cmd) error {
 	if c.Stdout == nil {
 		c.Stdout = io.Discard
 	}
+	if m.off {
+		return fmt.Errorf("%s: no route to host", m.ip)
+	}
 	return m.sim.op(func() error { return m.run(c.Args, string(stdin), c.Dir, c.Stdout) })
 }
 
@@ -184,10 +203,10 @@ func (m *machine) run(args []string, stdin, dir string, out io.Writer) error {
 	case args[0] == "systemctl":
 		fmt.Fprintln(out, "active")
 		return nil
-	case args[0] == binDir+"/kubeadm":
+	case strings.HasSuffix(args[0], "/kubeadm"):
 		return m.kubeadm(args)
 	case args[0] == binDir+"/kubectl":
-		return m.kubectl(args, out)
+		return m.kubectl(args, stdin, out)
 	case args[0] == "/bin/sh" && strings.Contains(args[2], "for p;"):
 		for _, p := range args[4:] {
 			if has(p) {
@@ -202,9 +221,31 @@ func (m *machine) run(args []string, stdin, dir string, out io.Writer) error {
 		fmt.Fprintln(out, "# nothing")
 		return nil
 	case args[0] == "/bin/sh" && strings.Contains(args[2], "kubeadm reset"):
-		m.host.Remove("/etc/kubernetes")
-		m.host.Remove("/var/lib/etcd")
-		m.host.Remove("/var/lib/kubelet")
+		m.sim.mu.Lock()
+		defer m.sim.mu.Unlock()
+		if len(m.sim.members) > 1 && m.sim.members[m.ip] != nil && m.sim.guarded {
+			m.sim.broken = append(m.sim.broken, m.name+" was reset while etcd still counted it")
+		}
+		for _, dir := range []string{"/etc/kubernetes", "/var/lib/etcd", "/var/lib/kubelet"} {
+			m.host.Remove(dir)
+		}
+		return nil
+	case args[0] == "/bin/sh" && args[2] == runEtcdTool:
+		return m.etcdTool(args[5:], out)
+	case args[0] == "/bin/sh" && args[2] == packTree:
+		return m.packTree(out)
+	case args[0] == "/bin/sh" && args[2] == unpackTree:
+		return m.unpackTree(stdin)
+	case args[0] == "/bin/sh" && args[2] == placeState:
+		for _, f := range m.host.Files() {
+			if rest, ok := strings.CutPrefix(f, restoreDir+"/pki/"); ok {
+				m.host.Write(pkiDir+"/"+rest, string(m.host.File(f)))
+			}
+		}
+		m.host.Write("/var/lib/etcd/member", string(m.host.File(restoreDir+"/etcd/member")))
+		return nil
+	case args[0] == "/bin/sh" && args[2] == endSign:
+		m.host.Write(pkiDir+"/apiserver.crt", string(m.host.File(signDir+"/apiserver.crt")))
 		return nil
 	case args[0] == "/bin/sh" && strings.Contains(args[2], "eval"):
 		lines := strings.Split(strings.TrimSpace(stdin), "\n")
@@ -212,7 +253,9 @@ func (m *machine) run(args []string, stdin, dir string, out io.Writer) error {
 		m.sim.ran = append(m.sim.ran, lines[len(lines)-1])
 		m.sim.mu.Unlock()
 		return nil
-	case args[0] == "/bin/sh" && (args[2] == stopPods || args[2] == endProgram):
+	case args[0] == "/bin/sh" && slices.Contains([]string{
+		stopPods, endProgram, mendManifests, restartStatic, renewKubelet, beginSign, makeDir, restartStale,
+	}, args[2]):
 		return nil
 	}
 	return m.fail(args, "the simulation does not know this command")
@@ -235,12 +278,23 @@ func (m *machine) kubeadm(args []string) error {
 	defer s.mu.Unlock()
 	switch args[1] {
 	case "init":
-		if m.host.File("/etc/kubernetes/manifests/etcd.yaml") != nil || m.host.File("/var/lib/etcd/member") != nil {
+		doc, err := m.configOf(args)
+		if args[2] == "phase" { // of a certificate
+			m.host.Write(signDir+"/apiserver.crt", string(s.ca))
+			return err
+		}
+		registration, _ := doc["nodeRegistration"].(map[string]any)
+		restored := strings.Contains(fmt.Sprint(registration["ignorePreflightErrors"]), "DirAvailable--var-lib-etcd")
+		if m.host.File("/etc/kubernetes/manifests/etcd.yaml") != nil || !restored && m.host.File("/var/lib/etcd/member") != nil {
 			return m.fail(args, "[ERROR DirAvailable--var-lib-etcd]: /var/lib/etcd is not empty")
 		}
-		m.host.Write("/etc/kubernetes/pki/ca.crt", string(s.ca))
+		m.writeAuthorities()
 		m.host.Write("/etc/kubernetes/manifests/etcd.yaml", "x")
-		m.host.Write("/var/lib/etcd/member", "x")
+		if !restored {
+			m.host.Write("/var/lib/etcd/member", "x")
+		}
+		clear(s.members)
+		s.addMember(m.ip, false)
 		if s.half {
 			return errKilled
 		}
@@ -248,7 +302,13 @@ func (m *machine) kubeadm(args []string) error {
 		m.host.Write(adminConf, "clusters: [{cluster: {server: https://apiserver.cluster.local:6443}}]\nusers: [{user: {}}]\ncontexts: [{context: {}}]\n")
 		clear(s.nodes)
 		clear(s.secrets)
-		s.nodes[m.name] = 0
+		if restored {
+			for name := range strings.FieldsSeq(string(m.host.File("/var/lib/etcd/member"))) {
+				s.nodes[name] = len(s.nodes)
+			}
+		}
+		s.nodes[m.name] = len(s.nodes)
+		s.api[m.name], s.kubelet[m.name] = s.minor, s.minor
 		s.inits++
 		s.ran = append(s.ran, "init")
 		return nil
@@ -272,19 +332,35 @@ func (m *machine) kubeadm(args []string) error {
 		if !s.secrets[b["token"].(string)] {
 			return m.fail(args, "the token is not valid")
 		}
+		if doc["controlPlane"] != nil {
+			if err := m.joinMaster(args); err != nil {
+				return err
+			}
+		}
 		if s.half {
 			m.host.Write("/etc/kubernetes/bootstrap-kubelet.conf", "x")
 			return errKilled
 		}
 		m.host.Write(kubeletConf, "x")
 		s.nodes[m.name] = len(s.nodes)
+		s.kubelet[m.name] = s.minor
 		s.joins++
+		return nil
+	case "config", "certs":
+		return nil
+	case "upgrade":
+		if s.half {
+			return errKilled
+		}
+		if m.host.File(etcdManifest) != nil {
+			s.api[m.name] = s.minor
+		}
 		return nil
 	}
 	return m.fail(args, "unknown")
 }
 
-func (m *machine) kubectl(args []string, out io.Writer) error {
+func (m *machine) kubectl(args []string, stdin string, out io.Writer) error {
 	s := m.sim
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -292,8 +368,32 @@ func (m *machine) kubectl(args []string, out io.Writer) error {
 		return m.fail(args, "no kubeconfig")
 	}
 	line := strings.Join(args, " ")
+	if !s.quorum() || s.members[m.ip] == nil {
+		return m.fail(args, "etcd does not answer")
+	}
 	switch {
 	case strings.Contains(line, "--raw /readyz"):
+		return nil
+	case strings.Contains(line, "--raw /version"):
+		return json.NewEncoder(out).Encode(map[string]any{"gitVersion": fmt.Sprintf("v1.%d.0", s.api[m.name])})
+	case strings.Contains(line, " drain "), strings.Contains(line, " uncordon "):
+		return nil
+	case strings.Contains(line, "get configmap kubeadm-config"):
+		text, err := yaml.Marshal(map[string]any{"kind": kindCluster, "apiServer": map[string]any{"certSANs": s.sans}})
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(out).Encode(map[string]any{"kind": "ConfigMap", "data": map[string]any{kindCluster: string(text)}})
+	case strings.Contains(line, "replace -f -"):
+		var m configMap
+		var doc map[string]any
+		if err := errors.Join(json.Unmarshal([]byte(stdin), &m), yaml.Unmarshal([]byte(within(m, "data")[kindCluster].(string)), &doc)); err != nil {
+			return err
+		}
+		s.sans = within(doc, "apiServer")["certSANs"].([]any)
+		return nil
+	case strings.Contains(line, "delete secret --field-selector type=bootstrap.kubernetes.io/token"):
+		clear(s.secrets)
 		return nil
 	case strings.Contains(line, "get nodes"):
 		var list []any
@@ -307,6 +407,7 @@ func (m *machine) kubectl(args []string, out io.Writer) error {
 			list = append(list, map[string]any{
 				"metadata": map[string]any{"name": name}, "spec": map[string]any{"podCIDR": fmt.Sprintf("10.244.%d.0/24", i)},
 				"status": map[string]any{
+					"nodeInfo":   map[string]any{"kubeletVersion": fmt.Sprintf("v1.%d.2", s.kubelet[name])},
 					"conditions": []any{map[string]any{"type": "Ready", "status": "True"}},
 					"addresses":  []any{map[string]any{"type": "InternalIP", "address": ip}},
 				},
