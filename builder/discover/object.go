@@ -32,7 +32,7 @@ var builtinGroups = map[string]bool{
 	"admission.k8s.io": true, "admissionregistration.k8s.io": true, "apiextensions.k8s.io": true, "apiregistration.k8s.io": true,
 	"authentication.k8s.io": true, "authorization.k8s.io": true, "certificates.k8s.io": true, "coordination.k8s.io": true,
 	"discovery.k8s.io": true, "events.k8s.io": true, "flowcontrol.apiserver.k8s.io": true, "imagepolicy.k8s.io": true,
-	"internal.apiserver.k8s.io": true, "networking.k8s.io": true, "node.k8s.io": true, "rbac.authorization.k8s.io": true,
+	"internal.apiserver.k8s.io": true, "lifecycle.k8s.io": true, "networking.k8s.io": true, "node.k8s.io": true, "rbac.authorization.k8s.io": true,
 	"resource.k8s.io": true, "scheduling.k8s.io": true, "storage.k8s.io": true, "storagemigration.k8s.io": true,
 	// Files that programs of Kubernetes read; they are not applied to a cluster.
 	"apiserver.config.k8s.io": true, "audit.k8s.io": true, "client.authentication.k8s.io": true, "credentialprovider.kubelet.k8s.io": true,

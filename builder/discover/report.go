@@ -150,46 +150,53 @@ func (s Skipped) String() string {
 	return s.Reason
 }
 
-// Merge makes one report of several; each file is put below its prefix.
-func Merge(reports map[string]*Report) *Report {
-	out := &Report{}
-	byRef := map[string]*Found{}
-	var prefixes []string
-	for p := range reports {
-		prefixes = append(prefixes, p)
-	}
-	slices.Sort(prefixes)
-	under := func(prefix string, w Where) Where {
-		if w.File != "" && prefix != "" {
-			w.File = path.Join(prefix, w.File)
+// Under puts the files of a report below a directory.
+func (r *Report) Under(dir string) *Report {
+	out := *r
+	out.Images, out.Skipped = slices.Clone(r.Images), slices.Clone(r.Skipped)
+	under := func(w Where) Where {
+		if w.File != "" {
+			w.File = path.Join(dir, w.File)
 		}
 		return w
 	}
-	for _, p := range prefixes {
-		r := reports[p]
+	for i, f := range out.Images {
+		f.Where = slices.Clone(f.Where)
+		for j, w := range f.Where {
+			f.Where[j] = under(w)
+		}
+		out.Images[i] = f
+	}
+	for i, s := range out.Skipped {
+		out.Skipped[i].Where = under(s.Where)
+	}
+	return &out
+}
+
+// Merge makes one report of several.
+func Merge(reports ...*Report) *Report {
+	out := &Report{Images: []Found{}, Skipped: []Skipped{}}
+	byRef := map[string]int{}
+	for _, r := range reports {
 		out.KubeVersion = cmp.Or(out.KubeVersion, r.KubeVersion)
 		out.Files += r.Files
-		for _, s := range r.Skipped {
-			s.Where = under(p, s.Where)
-			out.Skipped = append(out.Skipped, s)
-		}
+		out.Skipped = append(out.Skipped, r.Skipped...)
 		for _, f := range r.Images {
-			f.Where = slices.Clone(f.Where)
-			for i, w := range f.Where {
-				f.Where[i] = under(p, w)
-			}
-			if had := byRef[f.Ref]; had != nil {
-				had.add(f)
-				had.Taken, had.Ignored = had.Taken || f.Taken, had.Ignored && f.Ignored
+			i, ok := byRef[f.Ref]
+			if !ok {
+				byRef[f.Ref] = len(out.Images)
+				f.Where = slices.Clone(f.Where)
+				out.Images = append(out.Images, f)
 				continue
 			}
-			byRef[f.Ref] = &f
+			had := &out.Images[i]
+			had.add(f)
+			had.Where = uniq(had.Where)
+			had.Taken, had.Ignored = had.Taken || f.Taken, had.Ignored && f.Ignored
 		}
 	}
-	for _, f := range byRef {
-		out.Images = append(out.Images, *f)
-	}
 	slices.SortFunc(out.Images, func(a, b Found) int { return strings.Compare(a.Ref, b.Ref) })
+	out.Skipped = uniq(out.Skipped)
 	return out
 }
 

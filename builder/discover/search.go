@@ -104,7 +104,8 @@ func (s *search) load(ctx context.Context, tree fs.FS) error {
 			}
 			if !seen[name] {
 				seen[name] = true
-				s.loose[strings.TrimSuffix(name, templateSuffix)] = loose
+				base, template := strings.CutSuffix(name, templateSuffix)
+				s.loose[base] = loose || template && path.Ext(base) == "" && !strings.Contains("/"+name, "/manifests/") // which may be anything
 				s.files = append(s.files, name)
 			}
 			return nil
