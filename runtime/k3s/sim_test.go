@@ -346,6 +346,12 @@ func (m *machine) shell(args []string, stdin []byte, out io.Writer) error {
 	case script == skippedKeys, strings.Contains(script, "journalctl"), strings.Contains(script, "--tls-server-name"):
 	case script == rotateCertificates:
 		return m.start(rest[0])
+	case script == rotateToken:
+		if m.unit == "" {
+			return m.fail(args, "k3s is down")
+		}
+		m.sim.server = hexOf(m.sim.server)
+		m.host.Write(fullToken, "K10"+m.sim.ca+"::server:"+m.sim.server+"\n")
 	case script == takeSnapshot:
 		if m.unit == "" {
 			return m.fail(args, "k3s is down")
@@ -429,13 +435,6 @@ func (m *machine) k3s(args []string, stdin []byte, out io.Writer) error {
 		for name, p := range st.Passwords {
 			s.nodes[name] = &simNode{name: name, password: p, registered: true, ip: "192.0.2.9"}
 		}
-		return nil
-	case "token":
-		if m.unit == "" {
-			return m.fail(args, "it does not run")
-		}
-		s.server = hexOf(s.server)
-		m.host.Write(fullToken, "K10"+s.ca+"::server:"+s.server+"\n")
 		return nil
 	case "kubectl":
 		if m.unit != serverUnit || m.host.File(kubeconfigFile) == nil {

@@ -47,6 +47,8 @@ func (d Driver) RotateTokens(c *runtime.Cluster) []runtime.Batch {
 	return all
 }
 
+const rotateToken = `K3S_TOKEN=$(cat "$1") && export K3S_TOKEN && exec /usr/local/bin/k3s token rotate`
+
 // rotation is one rotation under way.
 type rotation struct{ secrets }
 
@@ -65,8 +67,8 @@ func (r *rotation) begin(ctx context.Context, c *runtime.Cluster) error {
 		return err
 	}
 	if valid == kept.server {
-		// It reads the old token where k3s keeps it, and says the new one, which nobody needs to see.
-		if err := first.Runner.Run(ctx, remote.Cmd{Args: []string{program, "token", "rotate"}, Stdout: io.Discard}); err != nil {
+		// The old token is in no command line, and nobody needs to see what it prints.
+		if err := first.Runner.Run(ctx, remote.Cmd{Args: []string{"/bin/sh", "-c", rotateToken, "sh", fullToken}, Stdout: io.Discard}); err != nil {
 			return err
 		}
 		if valid, hash, err = validToken(ctx, first); err != nil {
