@@ -194,7 +194,6 @@ func (d *daemon) controller(ctx context.Context, token func() (string, error)) e
 	defer end(nil)
 	err := d.runController(running, end, token, workloads)
 	if ctx.Err() == nil && errors.Is(context.Cause(running), errLeft) {
-		d.leave()
 		if d.s != nil {
 			d.s.Shutdown()
 		}
@@ -202,10 +201,7 @@ func (d *daemon) controller(ctx context.Context, token func() (string, error)) e
 		<-ctx.Done()
 		return nil
 	}
-	if ctx.Err() != nil {
-		return nil //nolint:nilerr // the service was stopped
-	}
-	return err
+	return err // also when it was stopped while it started: then the unit is "failed" afterwards, as k0s' is
 }
 
 func (d *daemon) runController(ctx context.Context, end context.CancelCauseFunc, token func() (string, error), workloads bool) error {
@@ -349,7 +345,7 @@ func (d *daemon) startControllers(ctx context.Context) error {
 	return standin.Scheduler{Kubeconfig: filepath.Join(d.pki, "scheduler.conf"), ExtraArgs: extraArgs(spec.Scheduler.ExtraArgs, spec.Scheduler.RawArgs)}.Start(ctx, d.s)
 }
 
-// leave takes this member out of the cluster while its etcd still runs.
+// leave takes this member out of the cluster while its etcd still runs. (k0s stops the API server first.)
 func (d *daemon) leave() {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()

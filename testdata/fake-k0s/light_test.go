@@ -106,6 +106,7 @@ func (h *host) controller(flags ...string) {
 	h.Helper()
 	h.k0s(append([]string{"install", "controller", "-c", h.path("etc/k0s/k0s.yaml"), "--force"}, flags...)...)
 	h.k0s("start")
+	h.until("Role: controller", "status") // a little later than /readyz
 	h.until("ok", "kubectl", "get", "--raw=/readyz")
 }
 
@@ -122,7 +123,7 @@ func TestLightLife(t *testing.T) {
 		t.Fatalf("reset of a running k0s: %v", err)
 	}
 	for _, h := range []*host{second, third} {
-		h.write("token", first.k0s("token", "create", "--role", "controller", "--expiry", "10m")[:])
+		h.write("token", first.k0s("token", "create", "--role", "controller", "--expiry", "10m"))
 		trimFile(t, h.path("token"))
 		h.controller("--token-file", h.path("token"))
 		first.until("True", "kubectl", "get", "etcdmember", h.name, joined)

@@ -187,6 +187,7 @@ func (d *daemon) reconcileMembers(ctx context.Context, end context.CancelCauseFu
 		m := &list.Items[i]
 		if m.Metadata.Labels[shutdownLabel] == d.invocation {
 			d.say("Etcd member marked for shutdown; stopping components and waiting for external termination")
+			d.leave()
 			end(errLeft)
 			return nil
 		}

@@ -46,11 +46,7 @@ func workerCommand() *cobra.Command {
 		if err := d.makeDirs(map[string]os.FileMode{d.images: 0o755}); err != nil {
 			return err
 		}
-		err = d.runWorker(ctx, text, false)
-		if ctx.Err() != nil {
-			return nil
-		}
-		return err
+		return d.runWorker(ctx, text, false)
 	}}
 	debugFlags(cmd.PersistentFlags())
 	dataFlags(cmd.Flags())
