@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/clusterimage/keg/builder"
+	"github.com/clusterimage/keg/builder/discover"
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/archive"
 	"github.com/clusterimage/keg/imagestore/transfer"
@@ -50,10 +51,13 @@ func exitCode(err error) int {
 		usage     *usageError
 		refused   *refusedError
 		preflight *runtime.PreflightError
+		skipped   *discover.StrictError
 	)
 	switch {
 	case errors.As(err, &usage), isUnknownCommand(err):
 		return exitUsage
+	case errors.As(err, &skipped):
+		return exitRefused
 	case errors.As(err, &refused), errors.As(err, &preflight):
 		return exitRefused
 	}
@@ -82,10 +86,16 @@ func hint(err error) string {
 		sudo        *remote.SudoError
 		unavailable *runtime.UnavailableRuntimeError
 		args        *builder.BuildArgsError
+		chart       *discover.ChartError
+		chartFile   *discover.FileError
 	)
 	switch {
 	case errors.As(err, &hinted):
 		return hinted.hint
+	case errors.As(err, &chart) && len(chart.Missing) > 0:
+		return "put a file of values beside the chart (NAME.values.yaml), name it in discover.yaml, or, for images find, give --values FILE"
+	case errors.As(err, &chart), errors.As(err, &chartFile):
+		return "correct the file, or leave it out of the search (skip in discover.yaml); build --no-discover searches nothing"
 	case errors.As(err, &args):
 		return "keg basefs checksums writes such a file for the recipes of base images: docs/basefs.md"
 	case errors.As(err, &hostKey) && hostKey.Known != "":

@@ -44,6 +44,7 @@ func newImagesCommand(a *app) *cobra.Command {
 	}
 	out.register(c)
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print digests only")
+	c.AddCommand(newImagesFindCommand(a))
 	return c
 }
 
