@@ -49,8 +49,8 @@ type etcdNode struct {
 // Members are the Nodes of servers, whose ID is the Node's name: there is no etcdctl in k3s, and k3s keeps
 // members and Nodes one to one. The leader of etcd writes on each Node whether its member votes, learns or does
 // not answer; a member that is just joining and has no Node yet is not among them. Where keg reaches the
-// host, Healthy is the answer of its own etcd, by way of its own API; elsewhere it is what the leader wrote
-// and what the Node's kubelet says.
+// host, Healthy is the answer of its own etcd, by way of its own API; a host of the cluster that keg does not
+// reach is not healthy, and of any other it is what the leader wrote and what the Node's kubelet says.
 func (d Driver) Members(ctx context.Context, c *runtime.Cluster) ([]runtime.Member, error) {
 	out, err := kubectl(ctx, c, "get", "nodes", "-l", etcdLabel+"=true", "-o", "json")
 	if err != nil {
@@ -63,7 +63,11 @@ func (d Driver) Members(ctx context.Context, c *runtime.Cluster) ([]runtime.Memb
 	var wg sync.WaitGroup
 	for i := range members {
 		at := slices.IndexFunc(c.Nodes, func(n *runtime.Node) bool { return n.Name == members[i].Name })
-		if at < 0 || c.Nodes[at].Runner == nil || c.Nodes[at] == c.First() { // First has just answered, out of etcd
+		switch {
+		case at < 0 || c.Nodes[at] == c.First(): // First has just answered, out of etcd
+			continue
+		case c.Nodes[at].Runner == nil: // the Node says so only after a while
+			members[i].Healthy = false
 			continue
 		}
 		wg.Go(func() {

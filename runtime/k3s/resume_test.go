@@ -258,3 +258,38 @@ func TestRefusals(t *testing.T) {
 		})
 	}
 }
+
+// TestDeadHost: a control plane that is gone is removed without it, and none that lives beside it.
+func TestDeadHost(t *testing.T) {
+	three := []string{"10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"}
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(three...)
+		if err := runtime.Run(t.Context(), s.cluster("", oldVersion, 3, three...), runtime.RunPhases()); err != nil {
+			t.Fatal(err)
+		}
+		uid := s.machines[three[0]].host.State().UID
+		removal := func(dead bool, leaving ...int) error {
+			c := s.cluster("", oldVersion, 3, three...)
+			c.UID = uid
+			var list []*runtime.Node
+			for i, n := range c.Nodes {
+				n.Name, n.IP = fmt.Sprintf("h%d", i+1), three[i] // the record has them
+				if slices.Contains(leaving, i) {
+					list = append(list, n)
+				}
+			}
+			return runtime.Run(t.Context(), c, runtime.RemovePhases(list, runtime.RemoveOptions{Dead: dead}))
+		}
+		delete(s.machines, three[0])
+		if err := removal(true, 1); err == nil || s.nodes["h2"] == nil {
+			t.Errorf("a living control plane was removed beside a dead one: %v", err)
+		}
+		if err := removal(true, 0); err != nil {
+			t.Fatal(err)
+		}
+		if s.nodes["h1"] != nil {
+			t.Error("the dead host is still a node")
+		}
+		s.problems(t, oldVersion, 2, three[1:]...)
+	})
+}
