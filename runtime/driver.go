@@ -37,7 +37,8 @@ type Layout interface {
 	CheckRequest(c *Cluster) []Finding
 	// Preflight judges a host by its facts.
 	Preflight(c *Cluster, n *Node) []Finding
-	// Items are what is installed from the rootfs.
+	// Items are what is installed from the rootfs. What the runtime reads of it in another way is among
+	// them as well, with a place of its own below node.Dir, so that an upgrade sees whether it changes.
 	Items(c *Cluster, n *Node) []node.InstallItem
 	// Mirror are the files by which the runtime pulls every image from the cluster's registry.
 	Mirror(r Registry) []File

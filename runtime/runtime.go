@@ -136,6 +136,7 @@ type Node struct {
 	known     bool          // Facts and State are what the host says
 	forgotten bool          // keg-node is gone from there
 	findings  []Finding
+	same      bool // an upgrade changes no program on the host
 	leaving   bool // taken off the cluster by Remove
 	reset     ResetHost
 	changed   []string // paths that installing changed

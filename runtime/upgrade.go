@@ -200,7 +200,7 @@ func (u *upgrade) masters(c *Cluster) []Batch {
 	var all []Batch
 	for _, n := range masters {
 		b := Batch(u.before(c, n))
-		b = append(b, c.Driver.UpgradeControlPlane(c, n)...)
+		b = append(b, u.unlessSame(n, c.Driver.UpgradeControlPlane(c, n))...)
 		b = append(b, u.swap(c, n)...)
 		b = append(b, n.On("wait until all control planes are well", func(ctx context.Context, _ io.Writer) error { return c.Gate(ctx) }), u.noted(c, n))
 		all = append(all, u.unlessDone(c, n, b))
@@ -225,8 +225,38 @@ func (u *upgrade) workers(c *Cluster) []Batch {
 	return all
 }
 
+// before sees what there is to do on a host. An image with other apps and the same programs disturbs
+// nobody.
 func (u *upgrade) before(c *Cluster, n *Node) []Step {
-	return []Step{c.hook(n, "pre-upgrade")}
+	return []Step{
+		n.On("see what changes", func(ctx context.Context, _ io.Writer) error {
+			r, err := n.Host.Install(ctx, node.InstallRequest{Items: c.Driver.Items(c, n), OnlyLook: true})
+			n.same = len(r.Changed) == 0 && sameVersion(u.versions[n.Name], c.KubeVersion())
+			return err
+		}),
+		c.hook(n, "pre-upgrade"),
+	}
+}
+
+// unlessSame skips the steps on a host where nothing changes.
+func (u *upgrade) unlessSame(n *Node, steps []Step) []Step {
+	return unless(func() bool { return n.same }, steps)
+}
+
+// unless wraps steps so that they are not done where done says so when they come.
+func unless(done func() bool, steps []Step) []Step {
+	var list []Step
+	for _, s := range steps {
+		do := s.Do
+		s.Do = func(ctx context.Context, out io.Writer) error {
+			if done() {
+				return ErrAlready
+			}
+			return do(ctx, out)
+		}
+		list = append(list, s)
+	}
+	return list
 }
 
 // swap takes the pods off the host, exchanges what runs there, and lets pods on again only when it is
@@ -252,28 +282,17 @@ func (u *upgrade) swap(c *Cluster, n *Node) []Step {
 		}),
 	}
 	steps = append(steps, c.Driver.Restart(c, n)...)
-	return append(steps,
+	return append(u.unlessSame(n, append(steps,
 		n.On("wait until the node is ready with "+c.KubeVersion(), func(ctx context.Context, _ io.Writer) error {
 			return c.waitNode(ctx, n, c.KubeVersion())
 		}),
-		n.On("let pods on again", func(ctx context.Context, _ io.Writer) error { return c.uncordon(ctx, n) }),
+		n.On("let pods on again", func(ctx context.Context, _ io.Writer) error { return c.uncordon(ctx, n) }))),
 		c.hook(n, "post-upgrade"))
 }
 
 // unlessDone skips the steps on a host that has the new image already.
 func (u *upgrade) unlessDone(c *Cluster, n *Node, steps []Step) Batch {
-	var b Batch
-	for _, s := range steps {
-		do := s.Do
-		s.Do = func(ctx context.Context, out io.Writer) error {
-			if n.State.Image == c.Image.Target.Digest {
-				return ErrAlready
-			}
-			return do(ctx, out)
-		}
-		b = append(b, s)
-	}
-	return b
+	return unless(func() bool { return n.State.Image == c.Image.Target.Digest }, steps)
 }
 
 // noted writes on the host which image it has now. Steps of the image before are forgotten there.

@@ -29,6 +29,7 @@ const (
 	Apps     = Dir + "/apps"             // unpacked app images that came to the cluster later
 	EnvFile  = Dir + "/env.json"         // RenderRequest.Env of the last render, 0600: it may hold secrets
 	Recorder = Dir + "/recorder"         // what was there before keg changed it
+	Begun    = Dir + "/init-begun"       // is there once scripts have begun to prepare the host (hook "init")
 	LockFile = "/run/lock/keg-node.lock" // held by `keg-node lock` while keg works on the host
 
 	// RegistryConfigFile is the RegistryConfig of `keg-node registry`.
@@ -225,6 +226,8 @@ type RenderRequest struct {
 // InstallRequest asks to copy files from Rootfs to their places on the host, through the recorder.
 type InstallRequest struct {
 	Items []InstallItem `json:"items"`
+	// OnlyLook changes nothing, and answers what would change.
+	OnlyLook bool `json:"onlyLook,omitempty"`
 }
 
 // InstallItem is a file, or a directory with all below it.
@@ -292,13 +295,14 @@ type UnitRequest struct {
 }
 
 // HookRequest runs scripts/NAME.sh (or scripts/NAME) of Rootfs, in Rootfs, if it is there: by itself
-// if it is executable and begins with "#!", else by /bin/sh. What it writes goes to stderr. Its
-// environment is
+// if it is executable and begins with "#!", else by /bin/sh. Plugins of sealer in Rootfs that belong to that
+// hook follow (basefs.LegacyHooks). Of a tree made for sealer (basefs.IsLegacy), its own scripts and plugins for that
+// hook run instead, in sealer's order. What they write goes to stderr. Their environment is
 //
 //	HOME=/root LANG=C.UTF-8
 //	PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 //	KEG_HOOK      the name
-//	KEG_ROOTFS    the directory it runs in
+//	KEG_ROOTFS    Rootfs
 //	ROOTFS        the same, as sealer's scripts know it
 //
 // and Env, which wins, and with Kept what EnvFile has, which wins over that.
@@ -308,9 +312,14 @@ type HookRequest struct {
 	Env  map[string]string `json:"env"`
 	// Kept is for whoever does not have the image and its settings any more, such as a reset.
 	Kept bool `json:"kept,omitempty"`
+	// Runtime is the cluster's; Master and First say whether the host is a control plane and the one that is asked.
+	// They choose among the scripts and plugins of sealer.
+	Runtime string `json:"runtime,omitempty"`
+	Master  bool   `json:"master,omitempty"`
+	First   bool   `json:"first,omitempty"`
 }
 
-// HookResponse says whether there was such a script. A script that fails is an error.
+// HookResponse says whether there was such a script or plugin. One that fails is an error, and the rest does not run.
 type HookResponse struct {
 	Ran bool `json:"ran"`
 }

@@ -231,7 +231,22 @@ func (h *Host) Install(ctx context.Context, r node.InstallRequest) (node.Install
 			}
 		}
 	}
+	if r.OnlyLook {
+		return h.differing(files), nil
+	}
 	return h.put(files), nil
+}
+
+func (h *Host) differing(files []runtime.File) node.InstallResponse {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var r node.InstallResponse
+	for _, f := range files {
+		if old, ok := h.files[f.Path]; !ok || string(old) != string(f.Data) {
+			r.Changed = append(r.Changed, f.Path)
+		}
+	}
+	return r
 }
 
 // Put implements runtime.Host.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -324,6 +325,33 @@ func TestRefusedPaths(t *testing.T) {
 }
 
 // TestKeptEnv: a reset has neither the image nor its settings, and its script sees them all the same.
+// TestOnlyLook: what would change is said, and nothing is changed, also no record made.
+func TestOnlyLook(t *testing.T) {
+	h, _ := newHost(t, map[string]string{node.Rootfs + "/bin/a": "one", node.Rootfs + "/bin/b": "two"})
+	req := node.InstallRequest{Items: []node.InstallItem{{From: "bin", To: "/usr/local/bin", Mode: 0o755}}}
+	look := func(want ...string) {
+		t.Helper()
+		asked := req
+		asked.OnlyLook = true
+		got, err := h.Install(t.Context(), asked)
+		if err != nil || !slices.Equal(got.Changed, want) {
+			t.Errorf("changes %v, %v; want %v", got.Changed, err, want)
+		}
+	}
+	look("/usr/local/bin", "/usr/local/bin/a", "/usr/local/bin/b")
+	if _, err := os.Lstat(h.path("/usr/local/bin/a")); err == nil {
+		t.Error("looking has installed a file")
+	}
+	if _, err := h.Install(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	look()
+	if err := os.WriteFile(h.path(node.Rootfs+"/bin/b"), []byte("three"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	look("/usr/local/bin/b")
+}
+
 func TestKeptEnv(t *testing.T) {
 	h, _ := newHost(t, map[string]string{node.Rootfs + "/scripts/clean.sh": `echo "$A $B $C"`})
 	var out bytes.Buffer

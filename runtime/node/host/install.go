@@ -43,6 +43,10 @@ func (h *Host) Install(ctx context.Context, req node.InstallRequest) (node.Insta
 		}
 		items = append(items, more...)
 	}
+	if req.OnlyLook {
+		changed, err := h.differing(ctx, items)
+		return node.InstallResponse{Changed: changed}, err
+	}
 	rec, err := h.openRecorder()
 	if err != nil {
 		return node.InstallResponse{}, err
@@ -50,6 +54,23 @@ func (h *Host) Install(ctx context.Context, req node.InstallRequest) (node.Insta
 	defer rec.close()
 	changed, err := h.place(ctx, rec, items)
 	return node.InstallResponse{Changed: changed}, err
+}
+
+// differing lists the items that the host does not have as they are.
+func (h *Host) differing(ctx context.Context, items []item) (changed []string, err error) {
+	for _, it := range items {
+		if err := context.Cause(ctx); err != nil {
+			return nil, err
+		}
+		same, err := h.same(it)
+		if err != nil {
+			return nil, err
+		}
+		if !same {
+			changed = append(changed, it.to)
+		}
+	}
+	return changed, nil
 }
 
 // checkTarget is checkPath for files: those of keg-node's own state are not for anybody to write.
