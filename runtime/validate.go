@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/clusterimage/keg/imagestore/clusterimage"
 )
 
 var clusterName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
@@ -222,6 +224,21 @@ func (c *Cluster) clocks() []Finding {
 	return list
 }
 
+// docker finds trees that were made for the docker of former times.
+func (c *Cluster) docker() []Finding {
+	var list []Finding
+	for _, name := range c.Image.platforms() {
+		if c.Image.Platforms[name].Labels[clusterimage.LabelDocker] != "" {
+			list = append(list, Finding{
+				ID: "docker", Severity: Fatal,
+				Text: fmt.Sprintf("the image for %s brings docker (scripts/docker.sh) and no containerd, and a kubelet of today cannot use docker", name),
+				Cure: "add containerd, containerd-shim-runc-v2 and runc to bin/, or a scripts/containerd.sh that installs them, and build it again",
+			})
+		}
+	}
+	return list
+}
+
 func (c *Cluster) architectures() []Finding {
 	var list []Finding
 	for _, n := range c.Nodes {
@@ -277,13 +294,23 @@ func (c *Cluster) networks() []Finding {
 	return list
 }
 
+// inspector is a Driver that has to ask a host for more than its facts before it can judge it. It only reads.
+type inspector interface {
+	Inspect(ctx context.Context, c *Cluster, n *Node) ([]Finding, error)
+}
+
 // preflight judges every host by itself and then stops the run if anything was found to be wrong on
 // any: the user mends all of it in one go.
 func preflight(c *Cluster) []Batch {
 	return []Batch{
 		each(c.Nodes, func(n *Node) []Step {
-			return []Step{n.On("check", func(context.Context, io.Writer) error {
+			return []Step{n.On("check", func(ctx context.Context, _ io.Writer) error {
 				n.findings = c.hostFindings(n)
+				if d, ok := c.Driver.(inspector); ok {
+					more, err := d.Inspect(ctx, c, n)
+					n.findings = append(n.findings, more...)
+					return err
+				}
 				return nil
 			})}
 		}),
@@ -291,6 +318,7 @@ func preflight(c *Cluster) []Batch {
 			for _, n := range c.Nodes {
 				c.findings = append(c.findings, n.findings...)
 			}
+			c.findings = append(c.findings, c.docker()...)
 			if err := judge(c.findings); err != nil {
 				return err
 			}
