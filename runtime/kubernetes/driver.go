@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/clusterimage/keg/imagestore/clusterimage"
 	"github.com/clusterimage/keg/runtime"
@@ -55,6 +54,7 @@ func (Driver) Env(c *runtime.Cluster, n *runtime.Node) map[string]string {
 		"KUBEADM_IGNORE_PREFLIGHT": "",
 		"RESTRICT_OOM_SCORE_ADJ":   strconv.FormatBool(!n.Facts.OOMScoreAdj),
 		"FAIL_CGROUP_V1":           "true",
+		"CONTAINERD":               bundled,
 		"CGROUP":                   strconv.Itoa(n.Facts.Cgroup),
 		"NODE_POD_CIDR":            "",
 		"NODE_IPS":                 strings.Join(nodeIPs(c, n), ","),
@@ -78,13 +78,8 @@ func (Driver) Env(c *runtime.Cluster, n *runtime.Node) map[string]string {
 
 // setting is a variable as the image or the user set it.
 func setting(c *runtime.Cluster, key, otherwise string) string {
-	if v, ok := c.Options.Env[key]; ok {
+	if v, ok := c.Setting(key); ok {
 		return v
-	}
-	if c.Image != nil {
-		if v, ok := c.Image.Spec.Env[key]; ok {
-			return v
-		}
 	}
 	return otherwise
 }
@@ -122,7 +117,10 @@ func masquerade(existing []string) string {
 
 // Items are the programs, units and configuration. That of the pod network comes later, when the
 // cluster has given the node its part.
-func (Driver) Items(*runtime.Cluster, *runtime.Node) []node.InstallItem {
+func (Driver) Items(c *runtime.Cluster, _ *runtime.Node) []node.InstallItem {
+	if theirs(c) {
+		return itemsBesideTheirs()
+	}
 	return []node.InstallItem{
 		{From: "bin", To: binDir, Mode: 0o755},
 		{From: "opt/cni/bin", To: "/opt/cni/bin", Mode: 0o755, Optional: true},
@@ -133,15 +131,18 @@ func (Driver) Items(*runtime.Cluster, *runtime.Node) []node.InstallItem {
 }
 
 // Claim are the places where kubeadm, kubelet, containerd, kubectl and network plugins put things.
-func (Driver) Claim(*runtime.Node) node.ClaimRequest {
+func (Driver) Claim(n *runtime.Node) node.ClaimRequest {
+	var engine []string
+	if !theirsOn(n) {
+		engine = []string{"/var/lib/containerd", "/run/containerd", "/opt/containerd", "/run/nri", "/etc/containerd"}
+	}
 	return node.ClaimRequest{
-		Paths: []string{
+		Paths: append(engine,
 			"/etc/kubernetes", "/var/lib/kubelet", "/var/lib/etcd", "/var/log/pods", "/var/log/containers",
 			"/usr/libexec/kubernetes", "/root/.kube",
-			"/var/lib/containerd", "/run/containerd", "/opt/containerd", "/run/nri", "/etc/containerd",
 			"/etc/cni/net.d", "/var/lib/cni", "/opt/cni", "/run/netns",
 			"/run/flannel", "/var/lib/calico", "/run/calico", "/var/log/calico", "/run/cilium", "/run/xtables.lock",
-		},
+		),
 		Links: []string{"cni0", "flannel.1", "kube-ipvs0", "nodelocaldns", "vxlan.calico", "cali*", "cilium*", "lxc*"},
 	}
 }
@@ -178,21 +179,4 @@ func existing(ctx context.Context, r remote.Runner, paths ...string) ([]string, 
 		return nil, err
 	}
 	return strings.Fields(string(out)), nil
-}
-
-// startContainerd is a step of every node.
-func startContainerd(_ *runtime.Cluster, n *runtime.Node) runtime.Step {
-	return n.On("start containerd", func(ctx context.Context, _ writer) error {
-		restart := n.Changed("/etc/containerd/config.toml", binDir+"/containerd", "/etc/systemd/system/containerd.service")
-		if err := n.Host.Units(ctx, node.UnitRequest{Units: []string{"containerd.service"}, Restart: restart}); err != nil {
-			return err
-		}
-		return waitContainerd(ctx, n)
-	})
-}
-
-func waitContainerd(ctx context.Context, n *runtime.Node) error {
-	return runtime.Wait(ctx, 2*time.Minute, "containerd", func(ctx context.Context) error {
-		return n.Runner.Run(ctx, remote.Cmd{Args: []string{"ctr", "version"}})
-	})
 }

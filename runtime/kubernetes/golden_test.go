@@ -68,6 +68,60 @@ func scene(workers int, cgroup int, env map[string]string) *runtime.Cluster {
 	return c
 }
 
+// masters has all hosts be control planes, behind a load balancer.
+func masters(c *runtime.Cluster) *runtime.Cluster {
+	for _, n := range c.Nodes {
+		n.Role = runtime.Master
+	}
+	c.Options.Endpoint, c.Options.VIP = "api.example.com:443", "192.0.2.100"
+	return c
+}
+
+// dual gives hosts an IPv6 address.
+func dual(c *runtime.Cluster) *runtime.Cluster {
+	for i, n := range c.Nodes {
+		n.Facts.Addresses = []string{n.IP, "fe80::1", fmt.Sprintf("fd00:1::%d", i+11)}
+	}
+	return c
+}
+
+// configured has documents of the user's.
+func configured(t *testing.T, c *runtime.Cluster) *runtime.Cluster {
+	t.Helper()
+	docs, err := runtime.ParseDocuments("user.yaml", []byte(`apiVersion: kubeadm.k8s.io/v1beta4
+kind: ClusterConfiguration
+apiServer:
+  certSANs: [api.example.com]
+  extraArgs: [{name: audit-log-maxage, value: "7"}]
+---
+apiVersion: kubeadm.k8s.io/v1beta4
+kind: JoinConfiguration
+nodeRegistration:
+  kubeletExtraArgs: [{name: node-labels, value: zone=a}]
+---
+apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+maxPods: 50
+---
+apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+mode: nftables
+---
+apiVersion: kubeadm.k8s.io/v1beta4
+kind: UpgradeConfiguration
+apply:
+  etcdUpgrade: false
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Options.Config = docs
+	if list := (Driver{}).CheckRequest(c); len(list) > 0 {
+		t.Fatalf("findings %v", list)
+	}
+	return c
+}
+
 // TestKubeadmFiles renders what kubeadm is given, and asks a real one (KEG_E2E_BIN) whether it is right.
 func TestKubeadmFiles(t *testing.T) {
 	kubeadm := filepath.Join(os.Getenv("KEG_E2E_BIN"), "kubeadm")
@@ -79,6 +133,9 @@ func TestKubeadmFiles(t *testing.T) {
 		{"default", scene(1, 2, nil)},
 		{"single", scene(0, 2, nil)},
 		{"cgroup1", scene(1, 1, map[string]string{"KUBE_DNS": "disabled", "KUBE_PROXY": "disabled", "KUBEADM_IGNORE_PREFLIGHT": "NumCPU,Mem"})},
+		{"masters", masters(scene(2, 2, nil))},
+		{"dual", dual(scene(1, 2, map[string]string{"POD_CIDR": "10.244.0.0/16,fd00:10:244::/56", "SERVICE_CIDR": "10.96.0.0/16,fd00:10:96::/112"}))},
+		{"user", configured(t, scene(1, 2, nil))},
 		{"swap", scene(1, 2, map[string]string{"SWAP": "allow", "CERT_SANS": "api.example.com,198.51.100.7", "KUBE_PROXY_MODE": "nftables"})},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -88,7 +145,12 @@ func TestKubeadmFiles(t *testing.T) {
 				t.Fatal(err)
 			}
 			files["init-"+tt.name+".yaml"] = config
-			if workers := tt.c.ByRole(runtime.Worker); len(workers) > 0 {
+			upgrade, err := upgradeConfig(render(t, "etc/kubeadm-upgrade.yaml.tmpl", tt.c.Env(tt.c.First())), tt.c.Options.Config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			files["upgrade-"+tt.name+".yaml"] = upgrade
+			if workers := tt.c.Nodes[1:]; len(workers) > 0 {
 				config, err := joinConfig(render(t, "etc/kubeadm-join.yaml.tmpl", tt.c.Env(workers[0])), tt.c.Options.Config, tt.c.APIEndpoint(), tok, "sha256:"+strings.Repeat("ab", 32))
 				if err != nil {
 					t.Fatal(err)
@@ -143,6 +205,7 @@ func TestConflist(t *testing.T) {
 	c := scene(1, 2, nil)
 	for name, change := range map[string]map[string]string{
 		"bridge.conflist":        {"NODE_POD_CIDR": "10.244.1.0/24"},
+		"bridge-dual.conflist":   {"NODE_POD_CIDR": "10.244.1.0/24,fd00:10:244:1::/64"},
 		"bridge-nomasq.conflist": {"NODE_POD_CIDR": "10.244.1.0/24", "CNI_MASQUERADE": "none"},
 	} {
 		env := c.Env(c.Nodes[1])
@@ -164,6 +227,12 @@ func TestRoutesUnit(t *testing.T) {
 		"h3": {Name: "h3", Address: "192.0.2.13", PodCIDR: "10.244.2.0/24"},
 	}
 	golden(t, "routes.service", routes("h2", parts))
+	for name, s := range parts {
+		s.PodCIDRs = []string{s.PodCIDR, "fd00:10:244:" + name[1:] + "::/64"}
+		s.Addresses = []string{s.Address, "fd00:1::" + name[1:]}
+		parts[name] = s
+	}
+	golden(t, "routes-dual.service", routes("h2", parts))
 }
 
 // TestPlan is the plan of a dry run: no host is reached, and nothing is known of them.

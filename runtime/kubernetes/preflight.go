@@ -30,7 +30,7 @@ var foreign = []sign{
 	{"/etc/k0s", "k0s"},
 	{"/var/lib/k0s", "k0s"},
 	{"/var/snap/microk8s", "MicroK8s"},
-	{"/run/containerd/containerd.sock", "another containerd (it is running)"},
+	{containerdSocket, "another containerd (it is running)"},
 	{"/run/docker.sock", "Docker (it is running)"},
 	{"/run/crio/crio.sock", "CRI-O (it is running)"},
 	{"/etc/cni/net.d", "another network plugin's configuration"},
@@ -42,7 +42,7 @@ func (Driver) Signs() []string {
 	for _, s := range foreign {
 		list = append(list, s.path)
 	}
-	return append(append(list, iptables...), nftables...)
+	return append(append(append(list, theirsMark), iptables...), nftables...)
 }
 
 var (
@@ -70,6 +70,9 @@ func (d Driver) Preflight(c *runtime.Cluster, n *runtime.Node) []runtime.Finding
 	}
 	if n.State.UID == "" { // what is there is not ours
 		for _, s := range foreign {
+			if s.path == containerdSocket && theirs(c) {
+				continue
+			}
 			if slices.Contains(n.Facts.Existing, s.path) {
 				add(runtime.Fatal, "other-install", fmt.Sprintf("%s shows %s", s.path, s.of), "remove it with the tool that made it, or use another host")
 			}
@@ -120,6 +123,7 @@ func variables(env map[string]string) []runtime.Finding {
 		{"KUBE_PROXY_MODE", []string{"iptables", "nftables", "ipvs"}},
 		{"CNI", []string{"bridge", "none"}},
 		{"CNI_MASQUERADE", []string{"iptables", "nftables", "none"}},
+		{"CONTAINERD", []string{bundled, "existing"}},
 		{"SWAP", []string{"refuse", "allow"}},
 		{"RESTRICT_OOM_SCORE_ADJ", []string{"true", "false"}},
 		{"FAIL_CGROUP_V1", []string{"true", "false"}},

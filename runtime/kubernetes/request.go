@@ -98,6 +98,9 @@ func (d Driver) CheckRequest(c *runtime.Cluster) []runtime.Finding {
 	for _, doc := range c.Options.Config {
 		list = append(list, checkDocument(doc, fields, unknown)...)
 	}
+	if v := setting(c, "CONTAINERD", bundled); v != bundled && v != "existing" {
+		list = append(list, runtime.Finding{ID: "env", Severity: runtime.Fatal, Text: fmt.Sprintf("CONTAINERD=%q is not understood", v), Cure: "it is one of bundled, existing"})
+	}
 	if len(c.Nodes) > 0 && c.First() != nil {
 		list = append(list, ranges(c)...)
 	}

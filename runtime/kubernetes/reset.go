@@ -16,19 +16,24 @@ const resetLimit = 3 * time.Minute
 // again; then whatever is in the pods' control groups; then containerd with its shims, which its unit
 // leaves alone (KillMode=process); then what they had mounted.
 const stopPods = `
+# $1 is "theirs" where containerd is not ours.
 systemctl stop kubelet.service
 systemctl kill -s KILL kubepods.slice
 systemctl stop kubepods.slice
+if [ "$1" != theirs ]; then
 systemctl stop containerd.service
 for p in /proc/[0-9]*; do
   case "$(readlink "$p/exe")" in
   /usr/local/bin/containerd-shim-runc-v2|/usr/local/bin/containerd-shim-runc-v2\ *) kill -KILL "${p#/proc/}" ;;
   esac
 done
+fi
+run=/run/containerd lib=/var/lib/containerd
+[ "$1" != theirs ] || run=/nowhere lib=/nowhere
 set --
 while read -r _ m _; do
   case $m in
-  /var/lib/kubelet/*|/run/containerd/*|/run/netns/cni-*|/var/lib/containerd/*) set -- "$m" "$@" ;;
+  /var/lib/kubelet/*|$run/*|/run/netns/cni-*|$lib/*) set -- "$m" "$@" ;;
   esac
 done </proc/self/mounts
 for m; do umount -l "$m"; done
@@ -66,7 +71,11 @@ func (Driver) Reset(_ *runtime.Cluster, n *runtime.Node) []runtime.Step {
 			return nil
 		})),
 		n.On("stop pods, kubelet and containerd", ours(func(ctx context.Context, _ writer) error {
-			return n.Runner.Run(ctx, remote.Cmd{Args: []string{"/bin/sh", "-c", stopPods}})
+			whose := "ours"
+			if theirsOn(n) {
+				whose = "theirs"
+			}
+			return n.Runner.Run(ctx, remote.Cmd{Args: []string{"/bin/sh", "-c", stopPods, "sh", whose}})
 		})),
 	}
 }

@@ -46,7 +46,11 @@ func TestEndProgram(t *testing.T) {
 
 // TestScripts has the shell look at what is run on hosts.
 func TestScripts(t *testing.T) {
-	for name, script := range map[string]string{"stopPods": stopPods, "endProgram": endProgram} {
+	for name, script := range map[string]string{
+		"stopPods": stopPods, "endProgram": endProgram, "runEtcdTool": runEtcdTool, "mendManifests": mendManifests, "restartStatic": restartStatic,
+		"renewKubelet": renewKubelet, "beginSign": beginSign, "endSign": endSign, "makeDir": makeDir, "packTree": packTree, "unpackTree": unpackTree,
+		"placeState": placeState, "restartStale": restartStale,
+	} {
 		if out, err := exec.CommandContext(t.Context(), "/bin/sh", "-n", "-c", script).CombinedOutput(); err != nil {
 			t.Errorf("%s: %v: %s", name, err, out)
 		}

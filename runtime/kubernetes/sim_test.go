@@ -48,8 +48,9 @@ type sim struct {
 	api      map[string]int // minor versions of control planes and kubelets, by name of the machine
 	kubelet  map[string]int
 	sans     []any
-	minor    int  // of the programs in the rootfs
-	guarded  bool // a reset of a member that etcd counts is told in broken
+	minor    int // of the programs in the rootfs
+	killed   string
+	guarded  bool     // a reset of a member that etcd counts is told in broken
 	ran      []string // commands of apps and CMDS
 	leaked   []string // secrets seen in arguments
 
@@ -103,7 +104,16 @@ func newSim(t *testing.T, ips ...string) *sim {
 				"etc/kubeadm-upgrade.yaml":              "kind: UpgradeConfiguration\n",
 				conflist:                                "{}",
 			},
-			Before: func(op string) error { return s.op(nil) },
+			Before: func(op string) error {
+				return s.op(m.name+": "+op, func() error {
+					if op == "restart kubelet.service" {
+						s.mu.Lock()
+						s.kubelet[m.name] = s.minor
+						s.mu.Unlock()
+					}
+					return nil
+				})
+			},
 		}
 		s.machines[ip] = m
 	}
@@ -125,7 +135,7 @@ func testCA(t *testing.T) []byte {
 }
 
 // op counts an operation, and dies at the chosen one.
-func (s *sim) op(effect func() error) error {
+func (s *sim) op(what string, effect func() error) error {
 	s.mu.Lock()
 	if s.dead {
 		s.mu.Unlock()
@@ -134,6 +144,9 @@ func (s *sim) op(effect func() error) error {
 	s.ops++
 	kill := s.killAt == s.ops
 	s.dead, s.half = kill, kill && s.mode == midway
+	if kill {
+		s.killed = what
+	}
 	s.mu.Unlock()
 	if kill && s.mode == before {
 		return errKilled
@@ -146,6 +159,16 @@ func (s *sim) op(effect func() error) error {
 		return errKilled
 	}
 	return err
+}
+
+// reaching connects to machines that are not off.
+func (s *sim) reaching(connect func(context.Context, runtime.Address) (remote.Runner, error)) func(context.Context, runtime.Address) (remote.Runner, error) {
+	return func(ctx context.Context, a runtime.Address) (remote.Runner, error) {
+		if m := s.machines[a.Host]; m != nil && m.off {
+			return nil, fmt.Errorf("%s: no route to host", a.Host)
+		}
+		return connect(ctx, a)
+	}
 }
 
 // revive lets the next keg work; the locks of the dead one are gone with its connections.
@@ -178,7 +201,7 @@ func (m *machine) Run(ctx context.Context, c remote.Cmd) error {
 	if m.off {
 		return fmt.Errorf("%s: no route to host", m.ip)
 	}
-	return m.sim.op(func() error { return m.run(c.Args, string(stdin), c.Dir, c.Stdout) })
+	return m.sim.op(m.name+": "+fmt.Sprint(c.Args), func() error { return m.run(c.Args, string(stdin), c.Dir, c.Stdout) })
 }
 
 func (m *machine) fail(args []string, text string) error {
@@ -188,6 +211,10 @@ func (m *machine) fail(args []string, text string) error {
 func (m *machine) run(args []string, stdin, dir string, out io.Writer) error {
 	has := func(p string) bool { return m.host.File(p) != nil }
 	switch {
+	case args[0] == "/bin/sh" && slices.Contains([]string{
+		stopPods, endProgram, mendManifests, restartStatic, renewKubelet, beginSign, makeDir, restartStale,
+	}, args[2]):
+		return nil
 	case args[0] == "true", args[0] == "test", args[0] == "ctr":
 		return nil
 	case args[0] == "cat":
@@ -246,16 +273,13 @@ func (m *machine) run(args []string, stdin, dir string, out io.Writer) error {
 		return nil
 	case args[0] == "/bin/sh" && args[2] == endSign:
 		m.host.Write(pkiDir+"/apiserver.crt", string(m.host.File(signDir+"/apiserver.crt")))
+		m.host.Remove(signDir)
 		return nil
 	case args[0] == "/bin/sh" && strings.Contains(args[2], "eval"):
 		lines := strings.Split(strings.TrimSpace(stdin), "\n")
 		m.sim.mu.Lock()
 		m.sim.ran = append(m.sim.ran, lines[len(lines)-1])
 		m.sim.mu.Unlock()
-		return nil
-	case args[0] == "/bin/sh" && slices.Contains([]string{
-		stopPods, endProgram, mendManifests, restartStatic, renewKubelet, beginSign, makeDir, restartStale,
-	}, args[2]):
 		return nil
 	}
 	return m.fail(args, "the simulation does not know this command")

@@ -41,7 +41,7 @@ func (d Driver) UpgradeControlPlane(c *runtime.Cluster, n *runtime.Node) []runti
 			if err := n.Runner.Run(ctx, remote.Cmd{Args: []string{"/bin/sh", "-c", mendManifests}, Stdout: out, Stderr: out}); err != nil {
 				return err
 			}
-			if err := n.Host.Units(ctx, node.UnitRequest{Units: []string{"containerd.service", "kubelet.service"}}); err != nil {
+			if err := n.Host.Units(ctx, node.UnitRequest{Units: []string{"kubelet.service"}}); err != nil {
 				return err
 			}
 			return waitAlive(ctx, d, c, n)
@@ -79,6 +79,9 @@ func (Driver) Restart(c *runtime.Cluster, n *runtime.Node) []runtime.Step {
 	}
 	return append(steps,
 		n.On("restart containerd", func(ctx context.Context, _ writer) error {
+			if theirs(c) {
+				return runtime.ErrAlready
+			}
 			if err := n.Host.Units(ctx, node.UnitRequest{Units: []string{"containerd.service"}, Restart: true}); err != nil {
 				return err
 			}
