@@ -66,6 +66,21 @@ func (h LegacyHook) Command(rootfs string, env map[string]string) (argv []string
 	return argv, dir
 }
 
+// RunsOn says whether it runs on a control plane or a worker; first is the control plane that is asked.
+func (h LegacyHook) RunsOn(master, first bool) bool {
+	switch h.On {
+	case ScopeFirst:
+		return first
+	case ScopeMasters:
+		return master
+	case ScopeWorkers:
+		return !master
+	case ScopeAll:
+		return true
+	}
+	return false
+}
+
 // criScripts install a container runtime, in sealer's trees.
 var criScripts = []string{"containerd.sh", "docker.sh"}
 
@@ -117,6 +132,12 @@ func IsLegacy(tree fs.FS) bool {
 		}
 	}
 	return false
+}
+
+// DockerOnly says whether a tree of the runtime kubernetes has sealer's script for docker and nothing that brings
+// containerd, without which no kubelet of today works. there says which files it has.
+func DockerOnly(there func(name string) bool) bool {
+	return there("scripts/docker.sh") && !there("scripts/containerd.sh") && !there("bin/containerd")
 }
 
 func there(tree fs.FS, name string) bool {
@@ -229,13 +250,13 @@ func (l *legacy) clean() {
 // legacyNames are settings that sealer calls otherwise.
 var legacyNames = map[string]string{"PodCIDR": "POD_CIDR", "SvcCIDR": "SERVICE_CIDR", "CertSANs": "CERT_SANS"}
 
-// FromLegacyEnv is what an image or a user set, with keg's names for what sealer calls otherwise: PodCIDR, SvcCIDR and
-// CertSANs. A setting of keg's own name wins.
+// FromLegacyEnv is what an image or a user set, with each of PodCIDR, SvcCIDR and CertSANs under keg's name and under
+// sealer's, whichever was given, so that one of them given later overrides both. Keg's name wins where both are.
 func FromLegacyEnv(env map[string]string) map[string]string {
 	out := maps.Clone(env)
 	for theirs, ours := range legacyNames {
-		if v, ok := env[theirs]; ok && env[ours] == "" {
-			out[ours] = v
+		if v := cmp.Or(env[ours], env[theirs]); v != "" {
+			out[theirs], out[ours] = v, v
 		}
 	}
 	return out

@@ -167,13 +167,44 @@ clean.sh in scripts
 }
 
 func TestFromLegacyEnv(t *testing.T) {
-	given := map[string]string{"PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.1.0.0/16", "SERVICE_CIDR": "10.2.0.0/16", "A": "b"}
-	want := map[string]string{"PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.1.0.0/16", "SERVICE_CIDR": "10.2.0.0/16", "A": "b", "POD_CIDR": "100.64.0.0/10"}
-	if diff := cmp.Diff(want, basefs.FromLegacyEnv(given)); diff != "" || len(given) != 4 {
+	given := map[string]string{"PodCIDR": "100.64.0.0/10", "SvcCIDR": "10.1.0.0/16", "SERVICE_CIDR": "10.2.0.0/16", "CERT_SANS": "x", "A": "b"}
+	want := map[string]string{
+		"PodCIDR": "100.64.0.0/10", "POD_CIDR": "100.64.0.0/10", "SvcCIDR": "10.2.0.0/16", "SERVICE_CIDR": "10.2.0.0/16",
+		"CertSANs": "x", "CERT_SANS": "x", "A": "b",
+	}
+	if diff := cmp.Diff(want, basefs.FromLegacyEnv(given)); diff != "" || len(given) != 5 {
 		t.Error(diff)
 	}
 	if got := basefs.FromLegacyEnv(nil); len(got) != 0 {
 		t.Errorf("%v", got)
+	}
+}
+
+func TestDockerOnly(t *testing.T) {
+	for names, want := range map[string]bool{
+		"scripts/docker.sh": true, "scripts/docker.sh scripts/containerd.sh": false, "scripts/docker.sh bin/containerd": false, "scripts/containerd.sh": false, "": false,
+	} {
+		if got := basefs.DockerOnly(func(name string) bool { return strings.Contains(names, name) }); got != want {
+			t.Errorf("%q: %t", names, got)
+		}
+	}
+}
+
+func TestRunsOn(t *testing.T) {
+	for scope, want := range map[basefs.Scope]string{basefs.ScopeFirst: "F", basefs.ScopeMasters: "FM", basefs.ScopeWorkers: "W", basefs.ScopeAll: "FMW", "": ""} {
+		got, h := "", basefs.LegacyHook{On: scope}
+		if h.RunsOn(true, true) {
+			got += "F"
+		}
+		if h.RunsOn(true, false) {
+			got += "M"
+		}
+		if h.RunsOn(false, false) {
+			got += "W"
+		}
+		if got != want {
+			t.Errorf("%q: runs on %s, want %s", scope, got, want)
+		}
 	}
 }
 

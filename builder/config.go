@@ -196,9 +196,13 @@ func (a *assembly) label() error {
 	if err != nil {
 		return fmt.Errorf("writing label %s: %w", clusterimage.LabelSpec, err)
 	}
+	docker := ""
+	if runtime == "kubernetes" && basefs.DockerOnly(func(name string) bool { return a.tree.get(name) != nil }) {
+		docker = "only"
+	}
 	for k, v := range map[string]string{
 		clusterimage.LabelRuntime: runtime, clusterimage.LabelKubeVersion: version,
-		clusterimage.LabelType: kind, clusterimage.LabelSpec: string(spec),
+		clusterimage.LabelType: kind, clusterimage.LabelSpec: string(spec), clusterimage.LabelDocker: docker,
 	} {
 		if delete(labels, k); v != "" {
 			labels[k] = v

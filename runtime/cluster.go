@@ -35,7 +35,7 @@ func (c *Cluster) Restart(ctx context.Context) error {
 
 // clusterSteps are the beginnings of steps that are done once in a cluster and not once on a host. Every
 // control plane knows them, so that any of them may be replaced.
-var clusterSteps = []string{"app:", "cmds:", "hook:post-init:", "hook:pre-apps:", "hook:post-apps:"}
+var clusterSteps = []string{doneStands, "app:", "cmds:", "hook:post-init:", "hook:pre-apps:", "hook:post-apps:"}
 
 func isClusterStep(step string) bool {
 	return slices.ContainsFunc(clusterSteps, func(p string) bool { return strings.HasPrefix(step, p) })
@@ -119,5 +119,10 @@ func kubeconfig(c *Cluster) []Batch {
 
 // recordEnd writes down that the cluster stands.
 func recordEnd(c *Cluster) []Batch {
-	return []Batch{{{Text: "record that the cluster stands", Do: func(context.Context, io.Writer) error { return c.record(true) }}}}
+	return []Batch{{{Text: "record that the cluster stands", Do: func(ctx context.Context, _ io.Writer) error {
+		if err := c.mark(ctx, doneStands); err != nil {
+			return err
+		}
+		return c.record(true)
+	}}}}
 }

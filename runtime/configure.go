@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"strings"
 
 	"github.com/clusterimage/keg/runtime/node"
@@ -15,7 +16,7 @@ import (
 // configure brings the runtime's files to their places and sets up the kernel and the names that the
 // cluster needs. scripts/init.sh of the rootfs has the last word.
 func configure(c *Cluster) []Batch {
-	return []Batch{each(c.Nodes, func(n *Node) []Step {
+	return append(c.beforeScaleUp(), each(c.Nodes, func(n *Node) []Step {
 		return []Step{
 			c.hook(n, "pre-configure"),
 			n.On("install programs and their configuration", func(ctx context.Context, _ io.Writer) error {
@@ -30,7 +31,7 @@ func configure(c *Cluster) []Batch {
 			c.hook(n, "init"),
 			c.hook(n, "post-configure"),
 		}
-	})}
+	}))
 }
 
 // kernel reads the kernel settings that the rootfs asks for in etc/sysctl.d/*.conf (sysctl.d(5), plain
@@ -92,6 +93,21 @@ for m; do
 done
 `
 
+// runHook runs what the rootfs has for a hook on a host. Apps' environment is there too, so that kubectl finds the
+// cluster where there is one.
+func (c *Cluster) runHook(ctx context.Context, n *Node, r node.HookRequest, out io.Writer) (ran bool, err error) {
+	r.Env = c.Env(n)
+	r.Runtime, r.Master, r.First = n.State.Runtime, n.Role == Master, n == c.First()
+	if c.Driver != nil {
+		r.Runtime = c.Driver.Name()
+		if r.Master {
+			maps.Copy(r.Env, c.Driver.CommandEnv())
+		}
+	}
+	resp, err := n.Host.Hook(ctx, r, out)
+	return resp.Ran, err
+}
+
 // hook runs a script of the rootfs on a host, once for each image.
 func (c *Cluster) hook(n *Node, name string) Step {
 	return n.On(fmt.Sprintf("run scripts/%s.sh, if there is one", name), func(ctx context.Context, out io.Writer) error {
@@ -99,11 +115,11 @@ func (c *Cluster) hook(n *Node, name string) Step {
 		if n.Done(done) || isClusterStep(done) && c.done(done) {
 			return ErrAlready
 		}
-		r, err := n.Host.Hook(ctx, node.HookRequest{Name: name, Env: c.Env(n)}, out)
+		ran, err := c.runHook(ctx, n, node.HookRequest{Name: name}, out)
 		if err != nil {
 			return err
 		}
-		if !r.Ran {
+		if !ran {
 			return ErrAlready
 		}
 		if isClusterStep(done) {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/clusterimage/keg/basefs"
 )
 
 // APIServerName is the name under which everything in a cluster reaches its API; /etc/hosts of every
@@ -29,17 +31,18 @@ const APIServerName = "apiserver.cluster.local"
 //	ROOTFS              where the rootfs lies on the host
 //
 // and, for trees made for sealer: HostIP HostIPFamily RegistryDomain RegistryPort RegistryURL
-// LocalRegistryDomain LocalRegistryPort LocalRegistryURL.
+// LocalRegistryDomain LocalRegistryPort LocalRegistryURL, and those of basefs.LegacyEnv. PodCIDR, SvcCIDR and CertSANs
+// may be set instead of POD_CIDR, SERVICE_CIDR and CERT_SANS.
 func (c *Cluster) Env(n *Node) map[string]string {
 	env := map[string]string{}
 	if c.Driver != nil {
 		maps.Copy(env, c.Driver.Env(c, n))
 	}
 	if c.Image != nil {
-		maps.Copy(env, c.Image.Spec.Env)
+		maps.Copy(env, basefs.FromLegacyEnv(c.Image.Spec.Env))
 		env["IMAGE_NAME"] = c.Image.Name
 	}
-	maps.Copy(env, c.Options.Env)
+	maps.Copy(env, basefs.FromLegacyEnv(c.Options.Env))
 	ips := func(r Role) string {
 		var list []string
 		for _, n := range c.ByRole(r) {
@@ -69,7 +72,16 @@ func (c *Cluster) Env(n *Node) map[string]string {
 		"RegistryDomain": r.Name, "RegistryPort": port, "RegistryURL": r.Endpoint(),
 		"LocalRegistryDomain": r.Name, "LocalRegistryPort": port, "LocalRegistryURL": r.Endpoint(),
 	})
-	return env
+	return basefs.LegacyEnv(env)
+}
+
+// Setting is a variable as the user set it, or else the image; ok is false where neither did.
+func (c *Cluster) Setting(key string) (value string, ok bool) {
+	if value, ok = basefs.FromLegacyEnv(c.Options.Env)[key]; ok || c.Image == nil {
+		return value, ok
+	}
+	value, ok = basefs.FromLegacyEnv(c.Image.Spec.Env)[key]
+	return value, ok
 }
 
 // AppEnv are the values that apps have for themselves, by name; what the user gave wins.

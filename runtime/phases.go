@@ -21,7 +21,7 @@ func RunPhases() []Phase {
 		&phase{title: "virtual address", limit: 10, batches: virtualAddress, skip: noVIP},
 		&phase{title: "join workers", limit: 10, batches: joinWorkers, skip: noWorkers},
 		&phase{title: "network and storage", limit: 10, batches: network},
-		&phase{title: "wait for nodes", limit: 10, batches: ready},
+		&phase{title: "wait for nodes", limit: 10, batches: readyAdded},
 		&phase{title: "apps", limit: 1, batches: apps},
 		&phase{title: "kubeconfig", limit: 1, batches: kubeconfig, skip: noKubeconfig},
 		&phase{title: "record", limit: 1, batches: recordEnd},
@@ -38,6 +38,7 @@ func ResetPhases() []Phase {
 		&phase{title: "check ownership", limit: 30, batches: ownership, tolerant: true},
 		&phase{title: "clean", limit: 10, batches: clean, tolerant: true},
 		&phase{title: "take the runtime off", limit: 10, batches: resetRuntime, tolerant: true},
+		&phase{title: "clean what scripts made", limit: 10, batches: afterRuntime, tolerant: true},
 		&phase{title: "undo", limit: 10, batches: undo, tolerant: true},
 		&phase{title: "forget", limit: 10, batches: forget, tolerant: true},
 	}

@@ -140,7 +140,7 @@ func (c *Cluster) removeWorkers() []Batch {
 	var stop, finish Batch
 	for _, n := range c.leaving(Worker) {
 		if n.failed == nil {
-			stop = append(stop, c.Driver.Reset(c, n)...)
+			stop = append(stop, c.takenOff(n)...)
 			finish = append(finish, c.cleanSteps(n)...)
 		}
 	}
@@ -165,13 +165,13 @@ func (c *Cluster) removeMasters() []Batch {
 	for _, n := range c.leaving(Master) {
 		alive := n.failed == nil
 		if alive {
-			all = append(all, Batch{c.drainStep(n)})
+			all = append(all, Batch{c.drainStep(n), c.cleanHook(n, "clean")})
 		}
 		all = append(all, Batch{c.First().On("take the member on "+n.Address.String()+" out of etcd", func(ctx context.Context, out io.Writer) error {
 			return c.removeMember(ctx, n, out)
 		})})
 		if alive {
-			all = append(all, Batch(c.Driver.Left(c, n)), Batch(c.Driver.Reset(c, n)))
+			all = append(all, Batch(c.Driver.Left(c, n)), append(Batch(c.Driver.Reset(c, n)), c.cleanHook(n, "post-clean")))
 		}
 		all = append(all, Batch{c.deleteNodeStep(n)})
 		if alive {

@@ -102,26 +102,41 @@ func ownership(c *Cluster) []Batch {
 	})}
 }
 
-// clean gives the image's own script the first word, with the settings of the last run: the image and
-// what was given by --env are not here any more.
+// clean gives the image's own script the first word.
 func clean(c *Cluster) []Batch {
-	return []Batch{each(c.Nodes, func(n *Node) []Step {
-		return []Step{n.On("run scripts/clean.sh, if there is one", func(ctx context.Context, out io.Writer) error {
-			if !n.Done(doneUnpack) {
-				return ErrAlready
-			}
-			r, err := n.Host.Hook(ctx, node.HookRequest{Name: "clean", Env: c.Env(n), Kept: true}, out)
-			if err == nil && !r.Ran {
-				return ErrAlready
-			}
-			// A script that fails must not keep the host from being put back.
-			if err != nil && ctx.Err() == nil {
-				fmt.Fprintf(out, "scripts/clean.sh failed, going on: %v\n", err)
-				return nil
-			}
-			return err
-		})}
-	})}
+	c.settleLead()
+	return []Batch{each(c.Nodes, func(n *Node) []Step { return []Step{c.cleanHook(n, "clean")} })}
+}
+
+// afterRuntime gives the image's own script a word once the runtime is off.
+func afterRuntime(c *Cluster) []Batch {
+	return []Batch{each(c.Nodes, func(n *Node) []Step { return []Step{c.cleanHook(n, "post-clean")} })}
+}
+
+// cleanHook runs a script of the rootfs on a host that is about to be put back, with the settings of the last run:
+// the image and what was given by --env are not here any more.
+func (c *Cluster) cleanHook(n *Node, name string) Step {
+	return n.On(fmt.Sprintf("run scripts/%s.sh, if there is one", name), func(ctx context.Context, out io.Writer) error {
+		if !n.Done(doneUnpack) {
+			return ErrAlready
+		}
+		ran, err := c.runHook(ctx, n, node.HookRequest{Name: name, Kept: true}, out)
+		if err == nil && !ran {
+			return ErrAlready
+		}
+		// A script that fails must not keep the host from being put back.
+		if err != nil && ctx.Err() == nil {
+			fmt.Fprintf(out, "scripts of %s failed, going on: %v\n", name, err)
+			return nil
+		}
+		return err
+	})
+}
+
+// takenOff are the steps that take the runtime off a host, with the image's scripts around them.
+func (c *Cluster) takenOff(n *Node) []Step {
+	steps := append([]Step{c.cleanHook(n, "clean")}, c.Driver.Reset(c, n)...)
+	return append(steps, c.cleanHook(n, "post-clean"))
 }
 
 func resetRuntime(c *Cluster) []Batch {

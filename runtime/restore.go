@@ -80,7 +80,7 @@ func takeOff(c *Cluster) []Batch {
 		if n.known && n.State.UID == "" {
 			return nil
 		}
-		return c.Driver.Reset(c, n)
+		return c.takenOff(n)
 	})}
 }
 

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/clusterimage/keg/basefs"
 	"github.com/clusterimage/keg/runtime/node"
 )
 
@@ -37,11 +38,11 @@ func (c *Cluster) recallSettings(ctx context.Context) error {
 
 // with are settings that were changed by others: Env by key, SANs joined, the rest if it is given.
 func (s Settings) with(now Settings) Settings {
-	env := maps.Clone(s.Env)
+	env := basefs.FromLegacyEnv(s.Env)
 	if env == nil {
 		env = map[string]string{}
 	}
-	maps.Copy(env, now.Env)
+	maps.Copy(env, basefs.FromLegacyEnv(now.Env))
 	s.Env = env
 	if now.Config != nil {
 		s.Config = now.Config

@@ -53,6 +53,8 @@ const (
 	LabelKubeVersion = "io.clusterimage.kube-version" // such as v1.37.2
 	LabelSpec        = "io.clusterimage.spec"         // JSON of Spec
 	LabelType        = "io.clusterimage.type"         // TypeCluster or TypeApp
+	// LabelDocker is "only" on images of trees that have docker and no other container runtime.
+	LabelDocker = "io.clusterimage.docker"
 )
 
 // Values of LabelType.

@@ -33,12 +33,11 @@ func (Driver) Env(c *runtime.Cluster, _ *runtime.Node) map[string]string {
 	if slices.ContainsFunc(c.Nodes, func(n *runtime.Node) bool { return n.Facts.Cgroup == 1 }) {
 		env["FAIL_CGROUP_V1"] = "false"
 	}
-	services := env["SERVICE_CIDR"]
 	if c.Image != nil {
-		services = cmp.Or(c.Image.Spec.Env["SERVICE_CIDR"], services)
 		env["PAUSE_IMAGE"] = embeddedPause(c)
 	}
-	env["CLUSTER_DNS"] = tenth(cmp.Or(c.Options.Env["SERVICE_CIDR"], services))
+	services, _ := c.Setting("SERVICE_CIDR")
+	env["CLUSTER_DNS"] = tenth(cmp.Or(services, env["SERVICE_CIDR"]))
 	return env
 }
 
