@@ -31,7 +31,7 @@ for f; do cp -p "` + pkiDir + `/$f" "pki/$f" || exit; done && exec tar -cf - sna
 // Backup writes a snapshot of etcd, taken on First, and the keys by which a cluster made of it is the same one.
 func (Driver) Backup(ctx context.Context, c *runtime.Cluster, w io.Writer) (err error) {
 	first := c.First()
-	shell := func(ctx context.Context, script string, args ...string) remote.Cmd {
+	shell := func(script string, args ...string) remote.Cmd {
 		return remote.Cmd{Args: append([]string{"/bin/sh", "-c", script, "sh", backupDir}, args...)}
 	}
 	defer func() {
@@ -39,13 +39,13 @@ func (Driver) Backup(ctx context.Context, c *runtime.Cluster, w io.Writer) (err 
 			err = errors.Join(err, first.Runner.Run(context.WithoutCancel(ctx), remote.Cmd{Args: []string{"rm", "-rf", backupDir}}))
 		}
 	}()
-	if err := first.Runner.Run(ctx, shell(ctx, makeDir)); err != nil {
+	if err := first.Runner.Run(ctx, shell(makeDir)); err != nil {
 		return err
 	}
 	if _, err := etcdctl(ctx, first, backupDir, localEtcd, "--command-timeout=10m", "snapshot", "save", backupDir+"/"+snapshotFile); err != nil {
 		return fmt.Errorf("taking a snapshot of etcd: %w", err)
 	}
-	pack := shell(ctx, packTree, authorities...)
+	pack := shell(packTree, authorities...)
 	pack.Stdout = w
 	return first.Runner.Run(ctx, pack)
 }
