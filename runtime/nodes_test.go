@@ -91,7 +91,8 @@ func TestVersions(t *testing.T) {
 			t.Errorf("kubelet %s beside API %s: %v", tt.from, tt.to, err)
 		}
 	}
-	if !sameVersion("v1.37.2", "v1.37.2+k3s1") || sameVersion("v1.37.2+k3s1", "v1.37.2+k3s2") || sameVersion("v1.36.3", "v1.37.2+k3s1") {
+	if !sameVersion("v1.37.2", "v1.37.2+k3s1") || sameVersion("v1.37.2+k3s1", "v1.37.2+k3s2") || sameVersion("v1.36.3", "v1.37.2+k3s1") ||
+		!sameVersion("v1.37.2+k0s", "v1.37.2+k0s.1") || sameVersion("v1.37.1+k0s", "v1.37.2+k0s.1") {
 		t.Error("versions are compared wrong")
 	}
 }

@@ -8,12 +8,13 @@ import (
 )
 
 // sameVersion says whether a kubelet's version is the one wanted. A kubelet that names no build, as in
-// "v1.37.2", is of any build, such as "v1.37.2+k3s1".
+// "v1.37.2", is of any build, such as "v1.37.2+k3s1", and "v1.37.2+k0s" is of each of "v1.37.2+k0s.0" and so on.
 func sameVersion(got, want string) bool {
 	if !strings.Contains(got, "+") {
 		want, _, _ = strings.Cut(want, "+")
+		return got == want
 	}
-	return got == want
+	return got == want || strings.HasPrefix(want, got+".")
 }
 
 // maxKubeletSkew is how many minor versions a kubelet may be behind its API, and maxUpgrade how many an
