@@ -40,11 +40,14 @@ func config(c *runtime.Cluster, n *runtime.Node, rendered []byte) (map[string]an
 	return doc, nil
 }
 
-// sans are the names that the API's certificate is valid for.
+// sans are the names that the API's certificate on a control plane is valid for. Addresses of other control
+// planes are not among them: nobody reaches this one by those, and none has to be restarted when another
+// comes or goes.
 func sans(c *runtime.Cluster, n *runtime.Node) []any {
 	var all []any
 	for _, s := range append(c.SANs(), words(c.Env(n)["CERT_SANS"])...) {
-		if !slices.Contains(all, any(s)) {
+		other := slices.ContainsFunc(c.ByRole(runtime.Master), func(m *runtime.Node) bool { return m != n && m.IP == s })
+		if !other && !slices.Contains(all, any(s)) {
 			all = append(all, s)
 		}
 	}

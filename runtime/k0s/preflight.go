@@ -28,12 +28,12 @@ var foreign = []sign{
 	{"/var/snap/microk8s", "MicroK8s"},
 }
 
-// enforce is there where the kernel has SELinux on.
-const enforce = "/sys/fs/selinux/enforce"
+// selinux is there where SELinux is installed.
+const selinux = "/etc/selinux/targeted/policy"
 
 // Signs are the paths above.
 func (Driver) Signs() []string {
-	list := []string{enforce}
+	list := []string{selinux}
 	for _, s := range foreign {
 		list = append(list, s.path)
 	}
@@ -98,7 +98,7 @@ func (d Driver) Preflight(c *runtime.Cluster, n *runtime.Node) []runtime.Finding
 	if n.Facts.Cgroup == 1 {
 		add(runtime.Warning, "cgroup-v1", "it has control groups v1, which k0s and Kubernetes are about to give up; both are told to accept them", "boot it with systemd.unified_cgroup_hierarchy=1")
 	}
-	if has(enforce) {
+	if has(selinux) {
 		add(runtime.Warning, "selinux", "it has SELinux, for which k0s brings no rules", "if it is enforcing, label k0s' files as https://docs.k0sproject.io/stable/selinux/ says")
 	}
 	return found
