@@ -28,7 +28,7 @@ backup names. App images that came to the cluster after it was made must be run 
   keg restore shop.age --identity key.txt`,
 		Args: oneArg("a backup"),
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.restore(c, args[0], image, flags, keys, yes)
+			return a.restore(c, args[0], image, &flags, keys, yes)
 		},
 	}
 	f := c.Flags()
@@ -45,7 +45,7 @@ backup names. App images that came to the cluster after it was made must be run 
 	return c
 }
 
-func (a *app) restore(c *cobra.Command, file, image string, flags runFlags, keys backupKeys, yes bool) error {
+func (a *app) restore(c *cobra.Command, file, image string, flags *runFlags, keys backupKeys, yes bool) error {
 	ctx := c.Context()
 	identities, err := keys.identities(ctx, a)
 	if err != nil {

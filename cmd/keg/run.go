@@ -65,7 +65,7 @@ k3s, a ClusterConfig of k0s) to what keg writes; they have the last word.`,
 			names, _ := a.completeImages(1)(c, args, prefix)
 			return names, cobra.ShellCompDirectiveDefault
 		},
-		RunE: func(c *cobra.Command, args []string) error { return a.runCluster(c, args[0], flags) },
+		RunE: func(c *cobra.Command, args []string) error { return a.runCluster(c, args[0], &flags) },
 	}
 	f := c.Flags()
 	f.StringVarP(&flags.masters, "masters", "m", "", "hosts of the control plane")
@@ -85,7 +85,7 @@ k3s, a ClusterConfig of k0s) to what keg writes; they have the last word.`,
 	return c
 }
 
-func (a *app) runCluster(c *cobra.Command, what string, flags runFlags) error {
+func (a *app) runCluster(c *cobra.Command, what string, flags *runFlags) error {
 	if flags.cluster != "" {
 		return a.runApp(c, what, flags)
 	}
@@ -139,7 +139,7 @@ var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 // clusterName is a name that can be part of file names and of hosts' state.
 var clusterName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
 
-func (a *app) newCluster(flags runFlags) (*runtime.Cluster, error) {
+func (a *app) newCluster(flags *runFlags) (*runtime.Cluster, error) {
 	if !clusterName.MatchString(flags.name) {
 		return nil, usageErrorf("--name %q: small letters, digits and dashes are allowed, 40 at most", flags.name)
 	}

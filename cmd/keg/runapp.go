@@ -25,7 +25,7 @@ import (
 )
 
 // runApp brings an app image to a cluster that keg made.
-func (a *app) runApp(c *cobra.Command, what string, flags runFlags) error {
+func (a *app) runApp(c *cobra.Command, what string, flags *runFlags) error {
 	if flags.masters+flags.nodes+flags.kubeconfig+flags.endpoint+flags.vip != "" || len(flags.config)+len(flags.sans) > 0 {
 		return usageErrorf("--cluster runs an app image on a cluster that is there: only --env and --dry-run go with it, and how to log in")
 	}
@@ -80,7 +80,7 @@ func (a *app) ranApp(cluster *runtime.Cluster, out *output) error {
 
 // runAppAnywhere runs an app image's commands on this machine, with the kubeconfig of any cluster. What
 // kubectl and helm do there they do again each time.
-func (a *app) runAppAnywhere(ctx context.Context, cluster *runtime.Cluster, flags runFlags, show *display) (err error) {
+func (a *app) runAppAnywhere(ctx context.Context, cluster *runtime.Cluster, flags *runFlags, show *display) (err error) {
 	if flags.dryRun {
 		return usageErrorf("--dry-run plans what is done on hosts; an app with --kubeconfig touches none")
 	}
