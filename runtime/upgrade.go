@@ -225,13 +225,17 @@ func (u *upgrade) workers(c *Cluster) []Batch {
 	return all
 }
 
+// upgrading is done on a host from before it is drained until it has the new image: a host where that was
+// cut off may be drained, or run what was there before, whatever its files say.
+const upgrading = "upgrading"
+
 // before sees what there is to do on a host. An image with other apps and the same programs disturbs
 // nobody.
 func (u *upgrade) before(c *Cluster, n *Node) []Step {
 	return []Step{
 		n.On("see what changes", func(ctx context.Context, _ io.Writer) error {
 			r, err := n.Host.Install(ctx, node.InstallRequest{Items: c.Driver.Items(c, n), OnlyLook: true})
-			n.same = len(r.Changed) == 0 && sameVersion(u.versions[n.Name], c.KubeVersion())
+			n.same = len(r.Changed) == 0 && sameVersion(u.versions[n.Name], c.KubeVersion()) && !n.Done(upgrading)
 			return err
 		}),
 		c.hook(n, "pre-upgrade"),
@@ -264,6 +268,9 @@ func unless(done func() bool, steps []Step) []Step {
 func (u *upgrade) swap(c *Cluster, n *Node) []Step {
 	steps := []Step{
 		n.On("drain", func(ctx context.Context, out io.Writer) error {
+			if err := n.Mark(ctx, upgrading); err != nil {
+				return err
+			}
 			if len(c.staying()) == 1 { // there is nowhere to go
 				return ErrAlready
 			}
@@ -301,7 +308,7 @@ func (u *upgrade) noted(c *Cluster, n *Node) Step {
 		s := n.State
 		s.Image, s.Name = c.Image.Target.Digest, c.Image.Name
 		s.Done = slices.DeleteFunc(slices.Clone(s.Done), func(step string) bool {
-			return slices.ContainsFunc(u.old, func(d digest.Digest) bool { return d != "" && strings.Contains(step, d.String()) })
+			return step == upgrading || slices.ContainsFunc(u.old, func(d digest.Digest) bool { return d != "" && strings.Contains(step, d.String()) })
 		})
 		return n.setState(ctx, s)
 	})
