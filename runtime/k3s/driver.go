@@ -23,6 +23,7 @@ const (
 	program        = binDir + "/k3s"
 	configDir      = "/etc/rancher/k3s"
 	configFile     = configDir + "/config.yaml"
+	imageConfig    = configDir + "/image.yaml"  // what the image has of it; k3s does not read it
 	tokenFile      = configDir + "/token"       // of servers: the server token; of agents: the agent token
 	agentTokenFile = configDir + "/agent-token" // of servers
 	kubeconfigFile = configDir + "/k3s.yaml"
@@ -48,9 +49,13 @@ var _ runtime.Driver = Driver{}
 // Name is "k3s".
 func (Driver) Name() string { return "k3s" }
 
-// Items are the programs: configuration is made for each host by itself.
-func (Driver) Items(*runtime.Cluster, *runtime.Node) []node.InstallItem {
-	return []node.InstallItem{{From: "bin", To: binDir, Mode: 0o755}}
+// Items are the programs, and what the image says of configuration: config.yaml is made of that on each
+// host, and an upgrade sees by it that there is something to do.
+func (Driver) Items(_ *runtime.Cluster, n *runtime.Node) []node.InstallItem {
+	return []node.InstallItem{
+		{From: "bin", To: binDir, Mode: 0o755},
+		{From: template(n), To: imageConfig, Mode: 0o600},
+	}
 }
 
 // Claim are the places where k3s, its containerd and kubelet, and network plugins put things.
