@@ -37,7 +37,21 @@ func config(c *runtime.Cluster, n *runtime.Node, rendered []byte) (map[string]an
 	for _, d := range c.Options.Config {
 		doc = runtime.Merge(doc, d.Value)
 	}
+	if c.Env(n)["FAIL_CGROUP_V1"] == "false" {
+		acceptCgroupV1(doc)
+	}
 	return doc, nil
+}
+
+// acceptCgroupV1 is for profiles of the user's too: k0s itself refuses those that say nothing about it.
+func acceptCgroupV1(doc map[string]any) {
+	profiles, _ := within(doc, "spec")["workerProfiles"].([]any)
+	for i, p := range profiles {
+		object, _ := p.(map[string]any)
+		if _, said := within(object, "values")["failCgroupV1"]; !said {
+			profiles[i] = runtime.Merge(object, map[string]any{"values": map[string]any{"failCgroupV1": false}})
+		}
+	}
 }
 
 // sans are the names that the API's certificate on a control plane is valid for. Addresses of other control

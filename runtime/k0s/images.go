@@ -34,16 +34,24 @@ func checkImages(c *runtime.Cluster, n *runtime.Node) runtime.Step {
 			if slices.ContainsFunc(c.Image.Index.Embedded, func(e clusterimage.Embedded) bool { return e.Name == name }) {
 				continue
 			}
-			if repository := name[strings.LastIndexByte(name, '/')+1:]; strings.HasPrefix(repository, "pause:") {
+			repository, _, _ := strings.Cut(name[strings.LastIndexByte(name, '/')+1:], ":")
+			if repository == "pause" {
 				return &MissingImageError{Name: name}
 			}
-			missing = append(missing, name)
+			if !slices.Contains(words(c.Env(n)["K0S_DISABLE"]), partOf[repository]) {
+				missing = append(missing, name)
+			}
 		}
 		if len(missing) > 0 {
 			fmt.Fprintf(out, "the image does not embed %s: pods of these will wait for ever, unless K0S_DISABLE leaves them out\n", strings.Join(missing, ", "))
 		}
 		return nil
 	})
+}
+
+// partOf are the parts of k0s whose images are listed also where they are disabled.
+var partOf = map[string]string{
+	"apiserver-network-proxy-agent": "konnectivity-server", "coredns": "coredns", "kube-proxy": "kube-proxy", "metrics-server": "metrics-server",
 }
 
 // MissingImageError says that a cluster image lacks an image without which nothing starts.
