@@ -72,7 +72,14 @@ func (l *life) pods() {
 	l.mustKubectl("rollout", "restart", "deployment", "shop")
 	l.mustKubectl("rollout", "status", "deployment", "shop", "--timeout=180s")
 	l.shop()
-	out := l.mustKubectl("get", "pods", "-l", "app=shop", "--field-selector=status.phase=Running", "-o", `jsonpath={range .items[*]}{.status.podIP} {end}`)
+	var out string
+	l.eventually("the old pods to go", 3*time.Minute, func() error { // those that end are "Running" too
+		out = l.mustKubectl("get", "pods", "-l", "app=shop", "--field-selector=status.phase=Running", "-o", `jsonpath={range .items[*]}{.status.podIP} {end}`)
+		if len(strings.Fields(out)) != 2 {
+			return fmt.Errorf("pods %s", out)
+		}
+		return nil
+	})
 	for _, ip := range strings.Fields(out) {
 		for _, h := range l.all() {
 			l.eventually("the answer of pod "+ip+" on "+h.Name, time.Minute, func() error {
