@@ -35,6 +35,7 @@ type Host struct {
 	files  map[string][]byte
 	blobs  map[digest.Digest]bool
 	calls  []string
+	hooks  []node.HookRequest
 	locked bool
 }
 
@@ -64,6 +65,13 @@ func (h *Host) Calls() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.Clone(h.calls)
+}
+
+// Hooks are the hooks so far, whether there were scripts for them or not.
+func (h *Host) Hooks() []node.HookRequest {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.hooks)
 }
 
 // State is what was written last; nil if nothing was.
@@ -304,6 +312,9 @@ func (h *Host) Hook(ctx context.Context, r node.HookRequest, _ io.Writer) (node.
 	if err := h.call(ctx, "hook %s", r.Name); err != nil {
 		return node.HookResponse{}, err
 	}
+	h.mu.Lock()
+	h.hooks = append(h.hooks, r)
+	h.mu.Unlock()
 	script, ok := h.Scripts[r.Name]
 	if !ok {
 		return node.HookResponse{}, nil
