@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -24,7 +23,6 @@ import (
 	"github.com/clusterimage/keg/builder/buildkit"
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/internal/compression"
-	"github.com/clusterimage/keg/internal/progress"
 	"github.com/clusterimage/keg/kubefile"
 )
 
@@ -149,18 +147,6 @@ func (r *rig) build(text, dir, tag string, changes ...change) builder.Result {
 		r.t.Fatalf("%v\n%s", err, text)
 	}
 	return res
-}
-
-// logs collects what commands print.
-func logs(out *strings.Builder) change {
-	var mu sync.Mutex
-	return func(b *builder.Builder, _ *builder.Request) {
-		b.Progress = func(e progress.Event) {
-			mu.Lock()
-			defer mu.Unlock()
-			out.Write(e.Log)
-		}
-	}
 }
 
 // tree is what unpacking an image gives: a line for each path.

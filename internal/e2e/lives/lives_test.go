@@ -129,6 +129,6 @@ func TestKubernetes(t *testing.T) {
 		OldVersion: e2e.KubeVersionBefore, NewVersion: e2e.KubeVersion,
 		Env:       []string{"KUBE_DNS=disabled", "KUBE_PROXY=disabled"},
 		BadConfig: "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nnetworking:\n  podSubnett: 10.1.0.0/16\n",
-		BadKey:    "podSubnett", Foreign: "/var/lib/etcd/member/snap",
+		BadKey:    "podSubnett", Foreign: "/etc/kubernetes/kubelet.conf",
 	})
 }

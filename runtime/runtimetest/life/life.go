@@ -248,7 +248,7 @@ func (l *life) killed(phase string, after time.Duration, args ...string) {
 func (l *life) on(args ...string) []string { return append(args, "--name", cluster) }
 
 // run are the arguments of keg run.
-func (l *life) run(image string, masters, workers []labtest.Host, more ...string) []string {
+func (l *life) run(image string, masters, workers []labtest.Host) []string {
 	args := []string{"run", image, "--name", cluster, "--pk", l.lab.Key, "--host-key-policy", "accept-new", "--masters", addresses(masters)}
 	if len(workers) > 0 {
 		args = append(args, "--nodes", addresses(workers))
@@ -256,7 +256,7 @@ func (l *life) run(image string, masters, workers []labtest.Host, more ...string
 	for _, e := range l.Env {
 		args = append(args, "--env", e)
 	}
-	return append(args, more...)
+	return args
 }
 
 func addresses(hosts []labtest.Host) string {
