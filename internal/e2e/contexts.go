@@ -309,3 +309,70 @@ func moduleRoot() string {
 	_, file, _, _ := goruntime.Caller(0)
 	return filepath.Join(filepath.Dir(file), "..", "..")
 }
+
+// LegacyLog is the file on hosts in which the scripts of LegacyContext write down that they ran.
+const LegacyLog = "/var/tmp/legacy.log"
+
+// LegacyContext prepares the build context of a tree in sealer's layout in dir, with real programs: a rootfs that
+// every architecture has, one for this one, and scripts and plugins by sealer's names. containerd comes by a
+// script of its own.
+func LegacyContext(ctx context.Context, dir string, p Programs) error {
+	plain := filepath.Join(dir, "plain")
+	if err := KubernetesContext(ctx, plain, p); err != nil {
+		return err
+	}
+	arch, rootfs := filepath.Join(dir, goruntime.GOARCH), filepath.Join(dir, "rootfs")
+	for _, d := range []string{arch, rootfs, filepath.Join(rootfs, "scripts"), filepath.Join(rootfs, "plugins"), filepath.Join(arch, "cri")} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{"bin", "opt", "images"} {
+		if err := os.Rename(filepath.Join(plain, name), filepath.Join(arch, name)); err != nil {
+			return err
+		}
+	}
+	if err := os.Rename(filepath.Join(plain, "etc"), filepath.Join(rootfs, "etc")); err != nil {
+		return err
+	}
+	for _, name := range []string{"containerd", "containerd-shim-runc-v2", "runc", "ctr"} {
+		if err := os.Rename(filepath.Join(arch, "bin", name), filepath.Join(arch, "cri", name)); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(plain); err != nil {
+		return err
+	}
+	const note = `printf '%s %s [%s] in %s on %s, %s %s %s\n' "$KEG_HOOK" "$what" "$*" "${PWD##*/}" "$HostIP" "$RegistryURL" "$PodCIDR" "$DNSSvcIP" >>` + LegacyLog + "\n"
+	script := func(more string) string { return "#!/bin/bash\nset -e\nwhat=${0##*/}\n" + note + more }
+	plugin := func(name, action, scope, more string) string {
+		data := "what='plugin " + name + "'\n" + note + more
+		return "apiVersion: sealer.io/v1\nkind: Plugin\nmetadata:\n  name: " + name + "\nspec:\n  type: SHELL\n  action: " + action + "\n  scope: " + scope +
+			"\n  data: |\n    " + strings.ReplaceAll(strings.TrimSpace(data), "\n", "\n    ") + "\n---\n"
+	}
+	files := map[string]string{
+		"Kubefile": "FROM scratch\nCOPY rootfs .\nCOPY $ARCH .\nCOPY imageList manifests\n" +
+			`LABEL "cluster.alpha.sealer.io/cluster-runtime-version"="` + p.version + "\"\n" +
+			`LABEL "cluster.alpha.sealer.io/cluster-runtime-type"="kubernetes"` + "\n" +
+			`LABEL "cluster.alpha.sealer.io/container-runtime-type"="containerd"` + "\n" +
+			"ENV PodCIDR=100.64.0.0/16\n",
+		"imageList":                              "# none\n",
+		goruntime.GOARCH + "/Metadata":           `{"version": "` + p.version + `", "arch": "` + goruntime.GOARCH + `"}`,
+		"rootfs/etc/settings.yaml.tmpl":          "pods: {{ .PodCIDR }}\ndns: {{ .DNSSvcIP }}\n",
+		"rootfs/scripts/containerd.sh":           script("install -m 755 ../cri/* /usr/local/bin/\n"),
+		"rootfs/scripts/init-registry.sh":        script("exit 1\n"),
+		"rootfs/scripts/init-kube.sh":            script("cat ../etc/settings.yaml >>" + LegacyLog + "\n"),
+		"rootfs/scripts/init.sh":                 script("exit 1\n"),
+		"rootfs/scripts/uninstall-containerd.sh": script("systemctl stop containerd\ncd ../cri\nfor p in *; do rm -f \"/usr/local/bin/$p\"; done\n"),
+		"rootfs/scripts/clean-kube.sh":           script(""),
+		"rootfs/scripts/clean.sh":                script(""),
+		"rootfs/plugins/all.yaml": plugin("before", "pre-init-host", "master|node", "") + plugin("after", "post-install", "master", "kubectl get nodes -o name >>"+LegacyLog+"\n") +
+			plugin("leaving", "pre-clean-host", "master", "kubectl get --raw /readyz >>"+LegacyLog+"\necho >>"+LegacyLog+"\n") + plugin("gone", "post-uninstall", "master", ""),
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
