@@ -40,7 +40,7 @@ var mayImport = map[string][]string{
 	"internal/labtest":        {},
 	"runtime/kubernetes":      {"runtime", "runtime/remote", "runtime/node", "basefs", "imagestore/clusterimage"},
 	"runtime/k3s":             {"runtime", "runtime/remote", "runtime/node", "basefs", "imagestore/clusterimage"},
-	"runtime/k0s":             {"runtime", "runtime/remote", "runtime/node", "imagestore/clusterimage"},
+	"runtime/k0s":             {"runtime", "runtime/remote", "runtime/node", "basefs", "imagestore/clusterimage"},
 	"cmd/keg-node":            {"runtime/node", "runtime/node/host"},
 }
 

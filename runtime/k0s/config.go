@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io/fs"
 	"net"
 	"reflect"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/clusterimage/keg/basefs"
 	"github.com/clusterimage/keg/runtime"
 	"github.com/clusterimage/keg/runtime/node"
 	"github.com/clusterimage/keg/runtime/remote"
@@ -25,6 +27,11 @@ func config(c *runtime.Cluster, n *runtime.Node, rendered []byte) (map[string]an
 	var doc map[string]any
 	if err := yaml.UnmarshalStrict(rendered, &doc); err != nil {
 		return nil, fmt.Errorf("reading etc/k0s/k0s.yaml of the image: %w", err)
+	}
+	for _, p := range checkKeys("", doc) { // k0s itself passes over some that it does not know
+		if !p.own {
+			return nil, fmt.Errorf("reading etc/k0s/k0s.yaml of the image: %s; %s", p.text, p.cure)
+		}
 	}
 	ours := map[string]any{"spec": map[string]any{
 		"api": map[string]any{
@@ -112,9 +119,26 @@ func sameLasting(doc map[string]any, working []byte) error {
 	return nil
 }
 
+// rendered is the image's k0s.yaml, or that of the tree in basefs/k0s where the image has none, as trees of sealer.
+func rendered(ctx context.Context, c *runtime.Cluster, n *runtime.Node) ([]byte, error) {
+	text, err := read(ctx, n, template)
+	if err != nil || text != nil {
+		return text, err
+	}
+	tree, err := basefs.Recipe("k0s")
+	if err != nil {
+		return nil, err
+	}
+	const name = "etc/k0s/k0s.yaml.tmpl"
+	if text, err = fs.ReadFile(tree, name); err != nil {
+		return nil, fmt.Errorf("reading keg's own k0s.yaml: %w", err)
+	}
+	return basefs.RenderText(name, string(text), c.Env(n))
+}
+
 // configText is k0s.yaml for a control plane. The program of the image has judged it.
 func configText(ctx context.Context, c *runtime.Cluster, n *runtime.Node) ([]byte, error) {
-	text, err := remote.Output(ctx, n.Runner, "cat", template)
+	text, err := rendered(ctx, c, n)
 	if err != nil {
 		return nil, err
 	}
