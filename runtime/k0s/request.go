@@ -43,8 +43,11 @@ func (Driver) CheckRequest(c *runtime.Cluster) []runtime.Finding {
 	return found
 }
 
-// problem is a key that must not be there.
-type problem struct{ text, cure string }
+// problem is a key that must not be there; own says that it is not the user's to set.
+type problem struct {
+	text, cure string
+	own        bool
+}
 
 // checkKeys looks at a mapping and those below it.
 func checkKeys(path string, m map[string]any) []problem {
@@ -57,11 +60,11 @@ func checkKeys(path string, m map[string]any) []problem {
 			if near := nearest(path, name); near != "" {
 				cure = "did you mean " + near + "?"
 			}
-			found = append(found, problem{fmt.Sprintf("k0s has no key %q (%s)", name, full), cure})
+			found = append(found, problem{text: fmt.Sprintf("k0s has no key %q (%s)", name, full), cure: cure})
 			continue
 		}
 		if why := own[full]; why != "" {
-			found = append(found, problem{fmt.Sprintf("key %s is not for the user: %s", full, why), "leave it out"})
+			found = append(found, problem{text: fmt.Sprintf("key %s is not for the user: %s", full, why), cure: "leave it out", own: true})
 			continue
 		}
 		found = append(found, checkBelow(shape, full, m[name])...)
@@ -80,21 +83,25 @@ func checkBelow(s shape, path string, v any) []problem {
 	switch {
 	case s == open:
 	case s == list && !isList:
-		return []problem{{fmt.Sprintf("key %s wants a list", path), "see " + docsURL}}
+		return wants(path, "a list")
 	case s == list:
 		for _, item := range items {
 			object, ok := item.(map[string]any)
 			if !ok {
-				return []problem{{fmt.Sprintf("key %s wants a list of mappings", path), "see " + docsURL}}
+				return wants(path, "a list of mappings")
 			}
 			found = append(found, checkKeys(path, object)...)
 		}
 	case hasKeys && !isObject:
-		return []problem{{fmt.Sprintf("key %s wants a mapping", path), "see " + docsURL}}
+		return wants(path, "a mapping")
 	case hasKeys:
 		return checkKeys(path, object)
 	case isObject || isList:
-		return []problem{{fmt.Sprintf("key %s wants a plain value", path), "see " + docsURL}}
+		return wants(path, "a plain value")
 	}
 	return found
+}
+
+func wants(path, what string) []problem {
+	return []problem{{text: fmt.Sprintf("key %s wants %s", path, what), cure: "see " + docsURL}}
 }

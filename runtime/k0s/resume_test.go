@@ -244,9 +244,14 @@ func TestRefusals(t *testing.T) {
 		}, "spec.network.podCIDR is 10.9.0.0/16 there and cannot become 10.244.0.0/16"},
 		{"a configuration that k0s refuses", func(s *sim) {
 			for _, m := range s.machines {
-				m.host.Rootfs["etc/k0s/k0s.yaml"] += "  unheard: of\n"
+				m.host.Rootfs["etc/k0s/k0s.yaml"] += "  images: {repository: unheard.of}\n"
 			}
 		}, "having k0s judge its configuration"},
+		{"a key that there is not", func(s *sim) {
+			for _, m := range s.machines {
+				m.host.Rootfs["etc/k0s/k0s.yaml"] += "  imagse: {}\n"
+			}
+		}, "did you mean images?"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
