@@ -120,11 +120,12 @@ func (j *join) worker(ctx context.Context, c *runtime.Cluster, n *runtime.Node, 
 		}
 		return runtime.ErrAlready
 	}
-	if j.token == "" {
-		return fmt.Errorf("joining: the host says that it joined before, but %s is not as it was left; run again", kubeletConf)
-	}
+	// By this the next run knows that it needs a token.
 	if err := n.Unmark(ctx, func(s string) bool { return s == runtime.DoneJoin }); err != nil {
 		return err
+	}
+	if j.token == "" {
+		return fmt.Errorf("joining: the host says that it joined before, but %s is not as it was left; run again", kubeletConf)
 	}
 	if what == redo {
 		fmt.Fprintln(out, "taking back what an earlier run began")

@@ -50,10 +50,10 @@ var (
 	nameList   = regexp.MustCompile(`^[A-Za-z0-9.:*-]+(,[A-Za-z0-9.:*-]+)*$`)
 )
 
-// ports that a role listens on.
+// ports that a role listens on, besides the registry's: on a worker the API's is the balancer's.
 var ports = map[runtime.Role][]int{
 	runtime.Master: {6443, 2379, 2380, 10250, 10257, 10259},
-	runtime.Worker: {10250},
+	runtime.Worker: {6443, 10250},
 }
 
 // Preflight finds other installations, ports in use, hosts that are too small, swap, and variables
@@ -77,11 +77,7 @@ func (d Driver) Preflight(c *runtime.Cluster, n *runtime.Node) []runtime.Finding
 				add(runtime.Fatal, "other-install", fmt.Sprintf("%s shows %s", s.path, s.of), "remove it with the tool that made it, or use another host")
 			}
 		}
-		mine := ports[n.Role]
-		if n == c.First() {
-			mine = append(slices.Clone(mine), c.Registry().Port)
-		}
-		for _, p := range mine {
+		for _, p := range append(slices.Clone(ports[n.Role]), c.Registry().Port) {
 			if slices.Contains(n.Facts.Listening, p) {
 				add(runtime.Fatal, "port", fmt.Sprintf("TCP port %d is in use", p), fmt.Sprintf("stop what listens there: ss -ltnp sport = :%d", p))
 			}

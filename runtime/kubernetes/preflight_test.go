@@ -62,6 +62,20 @@ func TestPreflight(t *testing.T) {
 	}
 }
 
+// TestPreflightPorts: what balancer and registries listen on is looked at on every host.
+func TestPreflightPorts(t *testing.T) {
+	c := masters(scene(1, 2, nil))
+	worker := &runtime.Node{Role: runtime.Worker, IP: "192.0.2.13"}
+	worker.Facts.Listening = []int{5000, 6443}
+	c.Nodes[1].Facts.CPUs, c.Nodes[1].Facts.Memory, c.Nodes[1].Facts.Listening = 4, 8<<30, []int{5000}
+	for n, want := range map[*runtime.Node]int{c.Nodes[1]: 1, worker: 2} {
+		found := slices.DeleteFunc(c.Driver.Preflight(c, n), func(f runtime.Finding) bool { return f.ID != "port" })
+		if len(found) != want {
+			t.Errorf("%s %s: %v", n.Role, n.IP, found)
+		}
+	}
+}
+
 func TestToken(t *testing.T) {
 	seen := map[token]bool{}
 	for range 100 {

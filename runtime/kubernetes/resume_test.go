@@ -75,6 +75,30 @@ func TestRun(t *testing.T) {
 	})
 }
 
+// TestWorkerLost: a worker that has joined and has lost what it joined with joins anew, at the second try.
+func TestWorkerLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, "10.0.0.1", "10.0.0.2")
+		run := func() error {
+			return runtime.Run(t.Context(), s.cluster("", "10.0.0.1", "10.0.0.2"), runtime.RunPhases())
+		}
+		if err := run(); err != nil {
+			t.Fatal(err)
+		}
+		s.machines["10.0.0.2"].host.Remove(kubeletConf)
+		if err := run(); err == nil || !strings.Contains(err.Error(), "run again") {
+			t.Errorf("error %v", err)
+		}
+		if err := run(); err != nil {
+			t.Fatal(err)
+		}
+		checkStands(t, s)
+		if s.joins != 2 {
+			t.Errorf("%d joins", s.joins)
+		}
+	})
+}
+
 // TestRunAfterKill kills keg at each operation of a run, before, in the middle of and after its effect, and runs again.
 func TestRunAfterKill(t *testing.T) {
 	for _, mode := range []killMode{before, midway, after} {
