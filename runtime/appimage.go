@@ -86,7 +86,7 @@ func distributeApp(c *Cluster) []Batch {
 	return []Batch{each(c.ByRole(Master), func(n *Node) []Step {
 		blobs := c.blobsFor(n)
 		text := fmt.Sprintf("send the app with %s (%s, less what is there)", count(len(c.embedded()), "image", "images"), megabytes(size(blobs)))
-		return []Step{n.On(text, func(ctx context.Context, out io.Writer) error { return c.send(ctx, n, blobs, out) })}
+		return []Step{n.On(text, func(ctx context.Context, out io.Writer) error { return send(ctx, n, c.Content, blobs, out) })}
 	})}
 }
 
@@ -94,20 +94,26 @@ func distributeApp(c *Cluster) []Batch {
 func serveApp(c *Cluster) []Batch {
 	return []Batch{each(c.ByRole(Master), func(n *Node) []Step {
 		return []Step{n.On("serve the app's containers", func(ctx context.Context, _ io.Writer) error {
-			if n.State.Apps[c.Image.Target.Digest] != c.Image.Name {
-				s := n.State
-				s.Apps = maps.Clone(s.Apps)
-				if s.Apps == nil {
-					s.Apps = map[digest.Digest]string{}
-				}
-				s.Apps[c.Image.Target.Digest] = c.Image.Name
-				if err := n.setState(ctx, s); err != nil {
-					return err
-				}
+			if err := n.noteApp(ctx, c.Image.Target.Digest, c.Image.Name); err != nil {
+				return err
 			}
 			return c.registryServe(ctx, n, n.State.Image)
 		})}
 	})}
+}
+
+// noteApp writes down that a control plane has what an app image embeds.
+func (n *Node) noteApp(ctx context.Context, app digest.Digest, name string) error {
+	if n.State.Apps[app] == name {
+		return nil
+	}
+	s := n.State
+	s.Apps = maps.Clone(s.Apps)
+	if s.Apps == nil {
+		s.Apps = map[digest.Digest]string{}
+	}
+	s.Apps[app] = name
+	return n.setState(ctx, s)
 }
 
 func unpackApp(c *Cluster) []Batch {

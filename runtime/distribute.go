@@ -64,11 +64,12 @@ func distribute(c *Cluster) []Batch {
 		if total := size(blobs); total > 0 {
 			text += fmt.Sprintf(" (%s, less what is there)", megabytes(total))
 		}
-		return []Step{n.On(text, func(ctx context.Context, out io.Writer) error { return c.send(ctx, n, blobs, out) })}
+		return []Step{n.On(text, func(ctx context.Context, out io.Writer) error { return send(ctx, n, c.Content, blobs, out) })}
 	})}
 }
 
-func (c *Cluster) send(ctx context.Context, n *Node, blobs []ocispec.Descriptor, out io.Writer) error {
+// send gives a host those of the blobs that it does not have.
+func send(ctx context.Context, n *Node, from Content, blobs []ocispec.Descriptor, out io.Writer) error {
 	all := make([]digest.Digest, 0, len(blobs))
 	for _, b := range blobs {
 		all = append(all, b.Digest)
@@ -93,7 +94,7 @@ func (c *Cluster) send(ctx context.Context, n *Node, blobs []ocispec.Descriptor,
 			continue
 		}
 		list = append(list, Blob{Digest: b.Digest, Size: b.Size, Open: func(ctx context.Context) (io.ReadCloser, error) {
-			r, err := c.Content.Open(ctx, b.Digest)
+			r, err := from.Open(ctx, b.Digest)
 			if err != nil || o == nil {
 				return r, err
 			}

@@ -71,12 +71,12 @@ func registry(c *Cluster) []Batch {
 			first.On("make the registry's authority", c.registryAuthority),
 		},
 		each(c.ByRole(Master), func(n *Node) []Step {
-			return []Step{
+			return append(c.copyApps(n),
 				n.On("make the registry's certificate", func(ctx context.Context, _ io.Writer) error { return c.registryCertificate(ctx, n) }),
 				n.On("serve the image's containers at "+c.Registry().Endpoint(), func(ctx context.Context, _ io.Writer) error {
 					return c.registryServe(ctx, n, c.Image.Target.Digest)
 				}),
-			}
+			)
 		}),
 		each(c.ByRole(Worker), c.balancerSteps),
 		each(c.staying(), func(n *Node) []Step {

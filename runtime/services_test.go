@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"filippo.io/age"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/clusterimage/keg/imagestore/clusterimage"
 	"github.com/clusterimage/keg/runtime"
@@ -128,6 +129,41 @@ func TestAppImage(t *testing.T) {
 		w.install(t, 2)
 		if !strings.Contains(string(w.machines["10.0.0.2"].File("/var/lib/keg-node/registry/config.json")), name.String()) {
 			t.Error("a run has taken the app out of the registry")
+		}
+	})
+}
+
+// TestAppImageNewMaster: a control plane that comes after an app image serves what that embeds, wherever keg
+// dies; the operator has the app image no more.
+func TestAppImageNewMaster(t *testing.T) {
+	var name digest.Digest
+	everyKill(t, func(t *testing.T) *world {
+		w := newWorld(3)
+		all := w.order
+		w.order = w.order[:2]
+		w.install(t, 1)
+		c := w.standing(1, 1)
+		c.Image, c.Content = image("app")
+		name = c.Image.Target.Digest
+		if err := runtime.Run(t.Context(), c, runtime.AppPhases()); err != nil {
+			t.Fatal(err)
+		}
+		w.order = []string{all[0], all[2], all[1]}
+		return w
+	}, func(t *testing.T, w *world) error {
+		return runtime.Run(t.Context(), w.cluster("v1.37.2", 2, 1), runtime.RunPhases())
+	}, func(t *testing.T, w *world) {
+		m := w.machines["10.0.0.3"]
+		_, serves := m.State().Apps[name]
+		if !serves || !strings.Contains(string(m.File("/var/lib/keg-node/registry/config.json")), name.String()) {
+			t.Error("the new control plane does not serve the app")
+		}
+		img, content := image("app")
+		manifest := img.Index.Embedded[0].Manifest.Digest
+		for _, d := range []digest.Digest{name, manifest, img.Documents[manifest].Config.Digest, img.Documents[manifest].Layers[0].Digest} {
+			if got := string(m.File("/var/lib/keg-node/store/blobs/sha256/" + d.Encoded())); got != content[d] {
+				t.Errorf("blob %s is %q", d, got)
+			}
 		}
 	})
 }

@@ -158,6 +158,13 @@ func (m *machine) Run(ctx context.Context, c remote.Cmd) error {
 		return m.world.op("", nil)
 	case c.Args[0] == "kubectl":
 		return m.kubectl(c.Args[1:], c.Stdout)
+	case c.Args[0] == "cat":
+		data := m.File(c.Args[1])
+		if data == nil {
+			return m.fail("no such file")
+		}
+		_, err := c.Stdout.Write(data)
+		return err
 	case c.Args[0] == "rm":
 		return m.world.op("", func() { m.Remove(c.Args[len(c.Args)-1]) })
 	case strings.Contains(shell, "[ ! -e "):
@@ -435,15 +442,24 @@ func (b blobs) add(text string) ocispec.Descriptor {
 	return ocispec.Descriptor{Digest: d, Size: int64(len(text))}
 }
 
+// document adds v as JSON.
+func (b blobs) document(v any) ocispec.Descriptor {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return ocispec.Descriptor{} // nothing here fails to be JSON
+	}
+	return b.add(string(data))
+}
+
 // image is a cluster image of a version, with an app and a command.
 func image(version string) (*runtime.Image, blobs) {
 	b := blobs{}
+	manifest := ocispec.Manifest{Config: b.add("config " + version), Layers: []ocispec.Descriptor{b.add("layer " + version)}}
 	img := &runtime.Image{
-		Name: "shop:" + version, Target: b.add("index " + version),
+		Name: "shop:" + version,
 		Platforms: map[string]runtime.Rootfs{"linux/amd64": {
-			Descriptor: b.add("manifest " + version),
-			Manifest:   ocispec.Manifest{Config: b.add("config " + version), Layers: []ocispec.Descriptor{b.add("layer " + version)}},
-			Metadata:   basefs.Metadata{Version: version, Arch: "amd64", Runtime: "kubernetes"},
+			Descriptor: b.document(manifest), Manifest: manifest,
+			Metadata: basefs.Metadata{Version: version, Arch: "amd64", Runtime: "kubernetes"},
 		}},
 		Spec: clusterimage.Spec{
 			Apps:   []clusterimage.App{{Name: "web", Type: "kube", Files: []string{"web.yaml"}}},
@@ -451,9 +467,17 @@ func image(version string) (*runtime.Image, blobs) {
 		},
 		Documents: map[digest.Digest]ocispec.Manifest{},
 	}
-	m := b.add("manifest of web")
-	img.Index.Embedded = append(img.Index.Embedded, clusterimage.Embedded{Name: "reg.example.com/web:v1", Platform: "linux/amd64", Manifest: m})
-	img.Documents[m.Digest] = ocispec.Manifest{Config: b.add("config of web"), Layers: []ocispec.Descriptor{b.add("layer of web")}}
+	web := ocispec.Manifest{Config: b.add("config of web " + version), Layers: []ocispec.Descriptor{b.add("layer of web")}}
+	m := b.document(web)
+	img.Documents[m.Digest] = web
+	img.Index.Embedded = append(img.Index.Embedded,
+		clusterimage.Embedded{Name: "reg.example.com/web:v1", Platform: "linux/amd64", Manifest: m},
+		// That of another architecture is sent to nobody.
+		clusterimage.Embedded{Name: "reg.example.com/web:v1", Platform: "linux/arm64", Manifest: blobs{}.add("for arm64 " + version)})
+	root := img.Platforms["linux/amd64"].Descriptor
+	root.Platform = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
+	img.Index.Rootfs = []ocispec.Descriptor{root}
+	img.Target = b.document(img.Index.Index())
 	return img, b
 }
 

@@ -33,7 +33,7 @@ type Host struct {
 	mu     sync.Mutex
 	state  *node.HostState
 	files  map[string][]byte
-	blobs  map[digest.Digest]bool
+	blobs  map[digest.Digest][]byte
 	calls  []string
 	hooks  []node.HookRequest
 	locked bool
@@ -55,7 +55,7 @@ func (h *Host) call(ctx context.Context, format string, args ...any) error {
 	defer h.mu.Unlock()
 	h.calls = append(h.calls, op)
 	if h.files == nil {
-		h.files, h.blobs = map[string][]byte{}, map[digest.Digest]bool{}
+		h.files, h.blobs = map[string][]byte{}, map[digest.Digest][]byte{}
 	}
 	return nil
 }
@@ -95,10 +95,13 @@ func (h *Host) Files() []string {
 	return slices.Sorted(maps.Keys(h.files))
 }
 
-// File is the content of a file on the host; nil if it is not there.
+// File is the content of a file on the host, or of a blob in keg-node's store; nil if it is not there.
 func (h *Host) File(name string) []byte {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if hex, ok := strings.CutPrefix(name, node.StoreDir+"/blobs/sha256/"); ok {
+		return h.blobs[digest.NewDigestFromEncoded(digest.SHA256, hex)]
+	}
 	return h.files[name]
 }
 
@@ -107,7 +110,7 @@ func (h *Host) Write(name, text string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.files == nil {
-		h.files, h.blobs = map[string][]byte{}, map[digest.Digest]bool{}
+		h.files, h.blobs = map[string][]byte{}, map[digest.Digest][]byte{}
 	}
 	h.files[name] = []byte(text)
 }
@@ -175,7 +178,7 @@ func (h *Host) Missing(ctx context.Context, blobs []digest.Digest) ([]digest.Dig
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(blobs), func(d digest.Digest) bool { return h.blobs[d] }), nil
+	return slices.DeleteFunc(slices.Clone(blobs), func(d digest.Digest) bool { return h.blobs[d] != nil }), nil
 }
 
 // Receive implements runtime.Host.
@@ -197,7 +200,7 @@ func (h *Host) Receive(ctx context.Context, blobs []runtime.Blob) error {
 			return node.Errorf(node.KindDigest, "blob %s is not what its digest says", b.Digest)
 		}
 		h.mu.Lock()
-		h.blobs[b.Digest] = true
+		h.blobs[b.Digest] = data
 		h.mu.Unlock()
 	}
 	return nil
