@@ -69,7 +69,7 @@ func (Driver) Claim(n *runtime.Node) node.ClaimRequest {
 			configDir, dataDir, runDir, "/usr/libexec/k0s",
 			"/etc/systemd/system/k0scontroller.service", "/etc/systemd/system/k0scontroller.service.d",
 			"/etc/systemd/system/k0sworker.service", "/etc/systemd/system/k0sworker.service.d",
-			"/run/containerd", "/run/nri", "/var/lib/kubelet", "/var/log/pods", "/var/log/containers",
+			"/run/containerd", "/run/nri", "/opt/containerd", "/var/lib/kubelet", "/var/log/pods", "/var/log/containers",
 			"/usr/libexec/kubernetes", "/root/.kube",
 			"/etc/cni/net.d", "/var/lib/cni", "/opt/cni", "/run/netns",
 			"/var/lib/kube-router", "/run/flannel", "/var/lib/calico", "/run/calico", "/var/log/calico", "/run/cilium", "/run/xtables.lock",
