@@ -163,7 +163,9 @@ func (c *checker) required() {
 	switch c.md.Runtime {
 	case "kubernetes":
 		c.programsThere("kubeadm", "kubelet", "kubectl")
-		if !c.bringsContainerd() {
+		if DockerOnly(c.there) {
+			c.err("scripts/docker.sh", "the only container runtime, which a kubelet of today cannot use: keg run refuses the image", "add containerd, containerd-shim-runc-v2 and runc to bin/, or a scripts/containerd.sh that installs them")
+		} else if !c.bringsContainerd() {
 			c.programsThere("containerd", "runc", "containerd-shim-runc-v2")
 		}
 		for _, name := range []string{"etc/kubeadm.yaml.tmpl", "etc/kubeadm.yml.tmpl", "etc/kubeadm.yaml", "etc/kubeadm.yml"} {

@@ -101,6 +101,10 @@ func TestCheck(t *testing.T) {
 			f["registry/x"] = script("")
 		}, []string{"error images/a.tar.gz", "error images/lz4.tar", "error registry.tar.gz", "warning images/list.txt", "warning images/x.tar.zstd", "warning registry"}},
 		"unknown": {func(f fstest.MapFS) { f["script/x.sh"] = script("") }, []string{"warning script"}},
+		"docker": {func(f fstest.MapFS) {
+			delete(f, "bin/containerd")
+			f["scripts/docker.sh"], f["cri/docker.tar.gz"] = script("#!/bin/bash\n"), script("\x1f\x8b")
+		}, []string{"error scripts/docker.sh"}},
 		"sealer": {func(f fstest.MapFS) {
 			for _, name := range []string{"containerd", "runc", "containerd-shim-runc-v2"} {
 				delete(f, "bin/"+name)
