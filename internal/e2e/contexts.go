@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -375,4 +376,41 @@ func LegacyContext(ctx context.Context, dir string, p Programs) error {
 		}
 	}
 	return nil
+}
+
+// LegacyK0sContext prepares the build context of sealer's tree for k0s in dir: that of basefs/testdata, with a k0s.
+func LegacyK0sContext(ctx context.Context, dir string, p Programs) error {
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(moduleRoot(), "basefs", "testdata", "sealer-k0s"))); err != nil {
+		return err
+	}
+	plain, arch := filepath.Join(dir, "plain"), filepath.Join(dir, goruntime.GOARCH)
+	if err := K0sContext(ctx, plain, p); err != nil {
+		return err
+	}
+	text, err := os.ReadFile(filepath.Join(plain, "Metadata"))
+	if err != nil {
+		return err
+	}
+	var md map[string]string
+	if err := json.Unmarshal(text, &md); err != nil {
+		return err
+	}
+	delete(md, "ClusterRuntime") // the label says it
+	if text, err = json.Marshal(md); err != nil {
+		return err
+	}
+	// Its network does nothing: k0s' own takes its place, whose images the stand-in does not need.
+	kubefile, err := os.ReadFile(filepath.Join(dir, "Kubefile"))
+	if err != nil {
+		return err
+	}
+	kubefile = bytes.Replace(kubefile, []byte("CNI net local://net.sh\n"), []byte("APP net local://net.sh\n"), 1)
+	return errors.Join(
+		os.MkdirAll(arch, 0o755),
+		os.WriteFile(filepath.Join(arch, "Metadata"), text, 0o644),
+		os.WriteFile(filepath.Join(dir, "Kubefile"), kubefile, 0o644),
+		os.Rename(filepath.Join(plain, "bin"), filepath.Join(arch, "bin")),
+		os.Rename(filepath.Join(plain, "images"), filepath.Join(arch, "images")),
+		os.RemoveAll(plain),
+	)
 }

@@ -55,3 +55,51 @@ func TestLegacy(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestLegacyK0s: sealer's own tree for k0s, which has no k0s.yaml, runs by the driver for k0s.
+func TestLegacyK0s(t *testing.T) {
+	b := open(t)
+	dir := filepath.Join(b.lab.Scratch(), "legacy-k0s")
+	if err := LegacyK0sContext(b.Context(), dir, NewPrograms(b.bin, KubeVersion)); err != nil {
+		t.Fatal(err)
+	}
+	before := b.snapshots()
+	host := b.lab.Hosts[0]
+	const name, prefix = "registry.keg.test/legacy-k0s:v1", "/var/tmp/legacy-bin"
+	b.lab.Exec(t, host.Name, "mkdir", prefix)
+	b.store = filepath.Join(b.lab.Scratch(), "legacy-store")
+	b.run("build", "-t", name, dir)
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	_, said := b.code(0, "run", name, "--name", "e2e", "--masters", host.Addr, "--pk", b.lab.Key, "--host-key-policy", "accept-new",
+		"--env", "PREFIX="+prefix, "--env", "K0S_DISABLE=autopilot,update-prober,coredns,konnectivity-server,kube-proxy,metrics-server")
+	var at int
+	for _, want := range []string{
+		"scripts/containerd.sh does not run: k0s brings a container runtime of its own",
+		"scripts/init-registry.sh does not run: keg serves",
+		"plugin on " + host.Addr + " in rootfs",
+		"init.sh [/var/lib/docker] [registry.cluster.local] [5000] in scripts for " + host.Addr + " by registry.cluster.local:5000",
+		"plugin on " + host.Addr + " in rootfs",
+		host.Name + " ", // kubectl get nodes, of the plugin
+		"the network of " + host.Addr,
+	} {
+		i := strings.Index(said[at:], want)
+		if i < 0 {
+			t.Fatalf("keg run does not say %q, or not in its turn", want)
+		}
+		at += i + len(want)
+	}
+	b.kubectl("wait", "--for=condition=Ready", "--timeout=60s", "node/"+host.Name)
+	if cidr := b.kubectl("get", "node", host.Name, "-o", "jsonpath={.spec.podCIDR}"); !strings.HasPrefix(cidr, "100.64.") {
+		t.Errorf("pods are in %s, not in the image's PodCIDR", cidr)
+	}
+	if _, said := b.code(0, "reset", "--name", "e2e", "--yes"); !strings.Contains(said, "clean.sh in scripts") {
+		t.Errorf("clean.sh did not run:\n%s", said)
+	}
+	b.lab.Exec(t, host.Name, "rm", "-r", prefix) // init.sh filled it, and the tree's clean.sh does not empty it
+	b.compare(before, b.snapshots())
+	if err := os.RemoveAll(b.store); err != nil {
+		t.Error(err)
+	}
+}
