@@ -11,7 +11,6 @@ import (
 
 	"github.com/clusterimage/keg/imagestore/clusterimage"
 	"github.com/clusterimage/keg/runtime"
-	"github.com/clusterimage/keg/runtime/node"
 )
 
 func inBubble(t *testing.T, f func(t *testing.T)) {
@@ -249,7 +248,7 @@ func (m *machine) foreign(t *testing.T, name, uid string) {
 	t.Helper()
 	s := *m.State()
 	s.Cluster, s.UID = name, uid
-	if err := m.SetState(t.Context(), node.HostState(s)); err != nil {
+	if err := m.SetState(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
 }
