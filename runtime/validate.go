@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -38,12 +39,19 @@ func (c *Cluster) check() error {
 		})
 	}
 	if c.Options.Endpoint != "" {
-		if host, port, err := net.SplitHostPort(c.Options.Endpoint); err != nil || host == "" || port == "" {
+		host, port, err := net.SplitHostPort(c.Options.Endpoint)
+		number, portErr := strconv.ParseUint(port, 10, 16)
+		if err != nil || portErr != nil || number == 0 || !isHost(host) {
 			add("", "endpoint", fmt.Sprintf("%q is no endpoint", c.Options.Endpoint), "give host:port, such as api.example.com:6443")
 		}
 	}
-	if c.Options.VIP != "" && !parseAddr(c.Options.VIP).IsValid() {
-		add("", "vip", fmt.Sprintf("%q is no IP address", c.Options.VIP), "give a free address of the hosts' own network")
+	if c.Options.VIP != "" {
+		list = append(list, c.checkVIP()...)
+	}
+	for _, san := range c.Options.SANs {
+		if !isHost(strings.TrimPrefix(san, "*.")) {
+			add("", "san", fmt.Sprintf("--san %q is neither a name nor an IP address", san), "give one such as api.example.com")
+		}
 	}
 	if c.Driver != nil {
 		list = append(list, c.Driver.CheckRequest(c)...)
@@ -79,6 +87,31 @@ func (c *Cluster) check() error {
 		}
 	}
 	return judge(list)
+}
+
+// checkVIP judges the virtual address as far as that goes without asking hosts.
+func (c *Cluster) checkVIP() []Finding {
+	addr := parseAddr(c.Options.VIP)
+	add := func(text string) []Finding {
+		return []Finding{{ID: "vip", Severity: Fatal, Text: text, Cure: "give a free address of the hosts' own network"}}
+	}
+	switch {
+	case !addr.IsValid():
+		return add(fmt.Sprintf("%q is no IP address", c.Options.VIP))
+	case !addr.IsGlobalUnicast():
+		return add(fmt.Sprintf("%s is no address that a host can be reached by", addr))
+	}
+	for _, n := range c.Nodes {
+		if n.Address.Host != "" && parseAddr(n.Address.Host) == addr {
+			return add(fmt.Sprintf("%s is the address of a host already", addr))
+		}
+	}
+	return nil
+}
+
+// isHost says whether s is an address, or a name that can be in a certificate and in DNS (RFC 1123).
+func isHost(s string) bool {
+	return parseAddr(s).IsValid() || len(s) <= 253 && hostName123.MatchString(strings.ToLower(s))
 }
 
 // checkRequest refuses what makes no sense before any host is reached.
