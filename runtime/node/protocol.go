@@ -190,8 +190,8 @@ type File struct {
 
 // PruneRequest asks to remove every blob that none of the roots needs.
 type PruneRequest struct {
-	// Roots are indexes of cluster images and manifests of rootfs images. What of theirs is not on the host
-	// does not matter.
+	// Roots are indexes of cluster images and manifests of rootfs images, by media type and digest. What of
+	// theirs is not on the host does not matter.
 	Roots []ocispec.Descriptor `json:"roots"`
 }
 

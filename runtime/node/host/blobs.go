@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/runtime/node"
@@ -127,15 +129,20 @@ func (h *Host) Prune(ctx context.Context, req node.PruneRequest) (node.PruneResp
 	if len(req.Roots) == 0 {
 		return node.PruneResponse{}, node.Errorf(node.KindRequest, "nothing is to be kept: that is what forget is for")
 	}
-	for _, d := range req.Roots {
-		if err := validDigest(d.Digest); err != nil {
-			return node.PruneResponse{}, err
-		}
-	}
 	store, err := h.store()
 	if err != nil {
 		return node.PruneResponse{}, err
 	}
-	r, err := store.Prune(ctx, imagestore.PruneOptions{Roots: req.Roots})
+	var roots []ocispec.Descriptor
+	for _, d := range req.Roots {
+		if err := validDigest(d.Digest); err != nil {
+			return node.PruneResponse{}, err
+		}
+		if st, err := os.Stat(store.BlobPath(d.Digest)); err == nil { // what is not here needs nothing
+			d.Size = st.Size()
+			roots = append(roots, d)
+		}
+	}
+	r, err := store.Prune(ctx, imagestore.PruneOptions{Roots: roots})
 	return node.PruneResponse{Blobs: r.Blobs, Bytes: r.Bytes}, err
 }
