@@ -36,7 +36,7 @@ const (
 )
 
 // sim is some hosts and the cluster that k0s makes of them, in memory. keg dies at a given operation,
-// before, in the middle of or after its effect, and stays dead until it is revived.
+// before it or in its middle, and stays dead until it is revived.
 type sim struct {
 	mu       sync.Mutex
 	machines map[string]*machine
@@ -53,10 +53,10 @@ type sim struct {
 	leaked  []string // secrets seen in arguments
 
 	ops    int
+	cuts   int // operations so far that can be cut in their middle
 	killAt int // 0 is never
 	mode   killMode
 	dead   bool
-	half   bool // the effect under way is cut in its middle
 }
 
 type simMember struct{ name string }
@@ -66,12 +66,12 @@ type simNode struct {
 	cordoned          bool
 }
 
+// killMode is when keg dies. After an operation is before the next one.
 type killMode string
 
 const (
-	before killMode = "before"
-	midway killMode = "midway" // the host loses power in the middle of what k0s does
-	after  killMode = "after"
+	before killMode = "before" // the operation of the number killAt
+	midway killMode = "midway" // the host loses power in the middle of what k0s does, the one of that number
 )
 
 type machine struct {
@@ -122,25 +122,35 @@ func (s *sim) op(effect func() error) error {
 		return errKilled
 	}
 	s.ops++
-	kill := s.killAt == s.ops
-	s.dead, s.half = kill, kill && s.mode == midway
+	kill := s.mode == before && s.killAt == s.ops
+	s.dead = kill
 	s.mu.Unlock()
-	if kill && s.mode == before {
+	if kill {
 		return errKilled
 	}
-	var err error
-	if effect != nil {
-		err = effect()
+	if effect == nil {
+		return nil
 	}
-	if kill {
+	err := effect()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dead {
 		return errKilled
 	}
 	return err
 }
 
+// cut says whether the operation under way, which can be cut in its middle, is; s is locked.
+func (s *sim) cut() bool {
+	s.cuts++
+	now := s.mode == midway && s.cuts == s.killAt
+	s.dead = s.dead || now
+	return now
+}
+
 // revive lets the next keg work; the locks of the dead one are gone with its connections.
 func (s *sim) revive() {
-	s.dead, s.half, s.killAt, s.ops = false, false, 0, 0
+	s.dead, s.killAt = false, 0
 	for _, m := range s.machines {
 		m.host.Drop()
 		if m.crashed != "" { // systemd starts it again
@@ -186,12 +196,13 @@ func (m *machine) start(unit string) error {
 	if _, err := unpackToken(m.host.File(tokenFile)); joins && err != nil {
 		return fmt.Errorf("%s: failed to decode token: %w", m.name, err)
 	}
-	if s.half {
+	cut := s.cut()
+	if cut {
 		m.crashed = unit
 	}
 	m.host.Write(dataDir+"/bin/kubelet", "x")
 	if unit == "k0sworker.service" {
-		if s.half {
+		if cut {
 			return errKilled
 		}
 		if m.host.File(kubeletConf) == nil && !m.join("worker", "https://apiserver.cluster.local:6443") {
@@ -221,12 +232,12 @@ func (m *machine) start(unit string) error {
 			return nil // etcd: peer URL exists
 		}
 		s.members[m.ip] = &simMember{}
-		if s.half {
+		if cut {
 			return errKilled
 		}
 	default:
 		m.host.Write(caCert, "half")
-		if s.half {
+		if cut {
 			return errKilled
 		}
 		s.creates++
@@ -240,7 +251,7 @@ func (m *machine) start(unit string) error {
 		m.host.Write(caCert, s.ca)
 	}
 	m.host.Write(etcdData, "x")
-	if s.half {
+	if cut {
 		return errKilled
 	}
 	s.members[m.ip].name = m.name
@@ -402,9 +413,11 @@ func (m *machine) shell(args []string, stdin []byte, out io.Writer) error {
 
 // install is `k0s install --force`: the old unit goes first.
 func (m *machine) install(args []string) error {
+	m.sim.mu.Lock()
+	defer m.sim.mu.Unlock()
 	file, unit, command := args[0], args[1], args[2:]
 	m.host.Remove(unit)
-	if m.sim.half {
+	if m.sim.cut() {
 		return errKilled
 	}
 	text := strings.Join(append([]string{"ExecStart=" + program, command[2]}, command[4:]...), " ")
@@ -474,7 +487,7 @@ func (m *machine) restore(args []string, stdin []byte) error {
 		return m.fail(args, "k0s seems to be running, or data-dir not empty")
 	}
 	m.host.Write(caCert, st.CA)
-	if s.half {
+	if s.cut() {
 		return errKilled
 	}
 	address, _ := within(config, "spec", "storage", "etcd")["peerAddress"].(string)

@@ -37,7 +37,7 @@ const (
 )
 
 // sim is some hosts and the cluster that k3s makes of them, in memory. keg dies at a given operation,
-// before, in the middle of or after its effect, and stays dead until it is revived.
+// before it or in its middle, and stays dead until it is revived.
 type sim struct {
 	mu       sync.Mutex
 	machines map[string]*machine
@@ -52,10 +52,10 @@ type sim struct {
 	leaked  []string // secrets seen in arguments
 
 	ops    int
+	cuts   int // operations so far that can be cut in their middle
 	killAt int // 0 is never
 	mode   killMode
 	dead   bool
-	half   bool // the effect under way is cut in its middle
 }
 
 // simNode is a Node with what belongs to it.
@@ -66,12 +66,12 @@ type simNode struct {
 	registered, cordoned        bool
 }
 
+// killMode is when keg dies. After an operation is before the next one.
 type killMode string
 
 const (
-	before killMode = "before"
-	midway killMode = "midway" // the host loses power in the middle of a start of k3s
-	after  killMode = "after"
+	before killMode = "before" // the operation of the number killAt
+	midway killMode = "midway" // the host loses power in the middle of a start of k3s, the one of that number
 )
 
 type machine struct {
@@ -123,25 +123,35 @@ func (s *sim) op(effect func() error) error {
 		return errKilled
 	}
 	s.ops++
-	kill := s.killAt == s.ops
-	s.dead, s.half = kill, kill && s.mode == midway
+	kill := s.mode == before && s.killAt == s.ops
+	s.dead = kill
 	s.mu.Unlock()
-	if kill && s.mode == before {
+	if kill {
 		return errKilled
 	}
-	var err error
-	if effect != nil {
-		err = effect()
+	if effect == nil {
+		return nil
 	}
-	if kill {
+	err := effect()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dead {
 		return errKilled
 	}
 	return err
 }
 
+// cut says whether the operation under way, which can be cut in its middle, is; s is locked.
+func (s *sim) cut() bool {
+	s.cuts++
+	now := s.mode == midway && s.cuts == s.killAt
+	s.dead = s.dead || now
+	return now
+}
+
 // revive lets the next keg work; the locks of the dead one are gone with its connections.
 func (s *sim) revive() {
-	s.dead, s.half, s.killAt, s.ops = false, false, 0, 0
+	s.dead, s.killAt = false, 0
 	for _, m := range s.machines {
 		m.host.Drop()
 		if m.crashed != "" { // systemd starts it again
@@ -174,7 +184,8 @@ func (m *machine) start(unit string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m.unit, m.crashed = "", ""
-	if s.half {
+	cut := s.cut()
+	if cut {
 		m.crashed = unit
 	}
 	doc := m.config()
@@ -183,7 +194,7 @@ func (m *machine) start(unit string) error {
 		return fmt.Errorf("%s: started without its configuration", m.name)
 	}
 	if unit == agentUnit {
-		if s.half {
+		if cut {
 			return errKilled
 		}
 		if hash != s.ca || word != s.agent {
@@ -196,7 +207,7 @@ func (m *machine) start(unit string) error {
 	switch {
 	case member == "" && doc["cluster-init"] == true:
 		m.host.Write(serverCA, "half")
-		if s.half {
+		if cut {
 			return errKilled
 		}
 		s.creates++
@@ -215,12 +226,12 @@ func (m *machine) start(unit string) error {
 		member = fmt.Sprintf("%s-%d", m.name, len(s.objects)+len(s.nodes))
 		m.host.Write(etcdMember, member)
 		m.host.Write(serverCA, s.ca)
-		if s.half {
+		if cut {
 			return errKilled
 		}
 	case word != s.server:
 		return fmt.Errorf("%s: bootstrap data already found and encrypted with different token", m.name)
-	case s.half:
+	case cut:
 		return errKilled
 	}
 	m.host.Write(etcdMember, member)
@@ -426,7 +437,7 @@ func (m *machine) k3s(args []string, stdin []byte, out io.Writer) error {
 			return m.fail(args, "it runs, or the token is wrong, or a server is named")
 		}
 		m.host.Write(serverCA, st.CA)
-		if s.half {
+		if s.cut() {
 			return errKilled
 		}
 		m.host.Write(etcdMember, m.name+"-restored")

@@ -33,7 +33,7 @@ import (
 var errKilled = errors.New("keg was killed")
 
 // sim is some hosts and the cluster that kubeadm makes of them, in memory. It dies at a given
-// operation, before or after its effect, and stays dead until it is revived.
+// operation, before it or in its middle, and stays dead until it is revived.
 type sim struct {
 	mu       sync.Mutex
 	machines map[string]*machine
@@ -55,19 +55,18 @@ type sim struct {
 	leaked   []string // secrets seen in arguments
 
 	ops    int
+	cuts   int // operations so far that can be cut in their middle
 	killAt int // 0 is never
 	mode   killMode
 	dead   bool
-	half   bool // the effect under way is cut in its middle
 }
 
-// killMode is when keg dies, seen from the operation: the host does it or does not.
+// killMode is when keg dies. After an operation is before the next one.
 type killMode string
 
 const (
-	before killMode = "before"
-	midway killMode = "midway" // what kubeadm does is cut in its middle
-	after  killMode = "after"
+	before killMode = "before" // the operation of the number killAt
+	midway killMode = "midway" // what kubeadm does is cut in its middle, the one of that number
 )
 
 type simMember struct {
@@ -142,23 +141,33 @@ func (s *sim) op(what string, effect func() error) error {
 		return errKilled
 	}
 	s.ops++
-	kill := s.killAt == s.ops
-	s.dead, s.half = kill, kill && s.mode == midway
+	kill := s.mode == before && s.killAt == s.ops
+	s.dead = kill
 	if kill {
 		s.killed = what
 	}
 	s.mu.Unlock()
-	if kill && s.mode == before {
-		return errKilled
-	}
-	var err error
-	if effect != nil {
-		err = effect()
-	}
 	if kill {
 		return errKilled
 	}
+	if effect == nil {
+		return nil
+	}
+	err := effect()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dead {
+		return errKilled
+	}
 	return err
+}
+
+// cut says whether the operation under way, which can be cut in its middle, is; s is locked.
+func (s *sim) cut() bool {
+	s.cuts++
+	now := s.mode == midway && s.cuts == s.killAt
+	s.dead = s.dead || now
+	return now
 }
 
 // reaching connects to machines that are not off.
@@ -173,7 +182,7 @@ func (s *sim) reaching(connect func(context.Context, runtime.Address) (remote.Ru
 
 // revive lets the next keg work; the locks of the dead one are gone with its connections.
 func (s *sim) revive() {
-	s.dead, s.half, s.killAt, s.ops = false, false, 0, 0
+	s.dead, s.killAt = false, 0
 	for _, m := range s.machines {
 		m.host.Drop()
 	}
@@ -319,7 +328,7 @@ func (m *machine) kubeadm(args []string) error {
 		}
 		clear(s.members)
 		s.addMember(m.ip, false)
-		if s.half {
+		if s.cut() {
 			return errKilled
 		}
 		m.host.Write(kubeletConf, "x")
@@ -361,7 +370,7 @@ func (m *machine) kubeadm(args []string) error {
 				return err
 			}
 		}
-		if s.half {
+		if s.cut() {
 			m.host.Write("/etc/kubernetes/bootstrap-kubelet.conf", "x")
 			return errKilled
 		}
@@ -373,7 +382,7 @@ func (m *machine) kubeadm(args []string) error {
 	case "config", "certs":
 		return nil
 	case "upgrade":
-		if s.half {
+		if s.cut() {
 			return errKilled
 		}
 		if m.host.File(etcdManifest) != nil {

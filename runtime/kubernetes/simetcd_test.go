@@ -63,7 +63,7 @@ func (m *machine) joinMaster(args []string) error {
 	s.addMember(m.ip, false)
 	m.host.Write(etcdManifest, "x")
 	m.host.Write("/var/lib/etcd/member", "x")
-	if s.half {
+	if s.cut() {
 		m.host.Write(kubeletConf, "x")
 		return errKilled
 	}
