@@ -95,7 +95,7 @@ func (r *Record) Cluster(dir string, drivers []Driver) *Cluster {
 }
 
 // record writes the record. Hosts of an earlier run of the same cluster stay in it, so that a reset
-// finds them.
+// finds them; those that a restore was not asked to take are no part of the cluster any more.
 func (c *Cluster) record(complete bool) error {
 	if c.Dir == "" {
 		return nil
@@ -112,7 +112,7 @@ func (c *Cluster) record(complete bool) error {
 		joined := complete || old != nil && old.UID == c.UID && slices.ContainsFunc(old.Nodes, func(o RecordNode) bool { return o.Address == n.Address && o.Joined })
 		r.Nodes = append(r.Nodes, RecordNode{Address: n.Address, Role: n.Role, Name: n.Name, IP: n.IP, Joined: joined})
 	}
-	if old != nil && old.UID == c.UID {
+	if old != nil && old.UID == c.UID && c.backup == nil {
 		for _, o := range old.Nodes {
 			if !slices.ContainsFunc(r.Nodes, func(n RecordNode) bool { return n.Address == o.Address }) {
 				r.Nodes = append(r.Nodes, o)

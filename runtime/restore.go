@@ -16,8 +16,9 @@ func RestorePhases(a *Archive) []Phase {
 	begin := slices.IndexFunc(run, func(p Phase) bool { return p.Title() == "validate across hosts" })
 	claims := slices.IndexFunc(run, func(p Phase) bool { return p.Title() == "claim" })
 	joins := slices.IndexFunc(run, func(p Phase) bool { return p.Title() == "join control planes" })
-	phases := []Phase{&phase{title: "check backup", limit: 1, batches: a.check}}
-	phases = append(phases, run[:begin]...)
+	request := slices.IndexFunc(run, func(p Phase) bool { return p.Title() == "check request" })
+	phases := []Phase{&phase{title: "check backup", limit: 1, batches: a.check}, &phase{title: "check request", limit: 1, batches: a.checkRequest}}
+	phases = append(phases, run[request+1:begin]...)
 	phases = append(phases, &phase{title: "validate across hosts", limit: 1, batches: a.validate})
 	phases = append(phases, run[begin+1:claims]...)
 	phases = append(phases,
@@ -31,24 +32,44 @@ func RestorePhases(a *Archive) []Phase {
 
 // check refuses a backup that is of something else, before any host is reached.
 func (a *Archive) check(c *Cluster) []Batch {
-	return []Batch{{{Text: "compare backup and image", Do: func(context.Context, io.Writer) error {
-		var list []Finding
-		add := func(id, text, cure string) {
-			list = append(list, Finding{ID: id, Severity: Fatal, Text: text, Cure: cure})
+	return []Batch{{{Text: "compare backup and image", Do: func(context.Context, io.Writer) error { return a.Prepare(c) }}}}
+}
+
+// Prepare gives a cluster the settings of the backup, where it has no others of its own, and refuses one of another
+// name, runtime or version. RestorePhases begin with it; a plan of them wants it beforehand. The error is a
+// *PreflightError.
+func (a *Archive) Prepare(c *Cluster) error {
+	var list []Finding
+	add := func(id, text, cure string) {
+		list = append(list, Finding{ID: id, Severity: Fatal, Text: text, Cure: cure})
+	}
+	h := a.Header
+	if h.Runtime != c.Driver.Name() {
+		add("backup-runtime", fmt.Sprintf("the backup is of a cluster of %s, the image is for %s", h.Runtime, c.Driver.Name()), "restore with the image that the backup names: "+h.Image)
+	}
+	if !sameVersion(h.KubeVersion, c.KubeVersion()) {
+		add("backup-version", fmt.Sprintf("the backup is of Kubernetes %s, the image has %s", h.KubeVersion, c.KubeVersion()), "restore with the image that the backup names, "+h.Image+", and upgrade then")
+	}
+	if h.Cluster != c.Name {
+		add("backup-cluster", fmt.Sprintf("the backup is of cluster %q, not of %q", h.Cluster, c.Name), "give the backup of that cluster")
+	}
+	c.backup = a
+	c.Options.Settings = a.Settings.with(c.Options.Settings)
+	return judge(list)
+}
+
+// checkRequest is that of a run, but that the cluster may have been on other hosts, which are gone: that they are
+// in the operator's record is no reason against it. A later cluster of the same name is.
+func (a *Archive) checkRequest(c *Cluster) []Batch {
+	return []Batch{{{Text: "check what is asked for", Do: func(context.Context, io.Writer) error {
+		if err := c.check(); err != nil {
+			return err
 		}
-		h := a.Header
-		if h.Runtime != c.Driver.Name() {
-			add("backup-runtime", fmt.Sprintf("the backup is of a cluster of %s, the image is for %s", h.Runtime, c.Driver.Name()), "restore with the image that the backup names: "+h.Image)
+		r, err := LoadRecord(c.Dir)
+		if err != nil || r == nil || r.UID == a.Header.UID {
+			return err
 		}
-		if !sameVersion(h.KubeVersion, c.KubeVersion()) {
-			add("backup-version", fmt.Sprintf("the backup is of Kubernetes %s, the image has %s", h.KubeVersion, c.KubeVersion()), "restore with the image that the backup names, "+h.Image+", and upgrade then")
-		}
-		if h.Cluster != c.Name {
-			add("backup-cluster", fmt.Sprintf("the backup is of cluster %q, not of %q", h.Cluster, c.Name), "give --name "+h.Cluster)
-		}
-		c.backup = a
-		c.Options.Settings = a.Settings.with(c.Options.Settings)
-		return judge(list)
+		return c.checkRecord()
 	}}}}
 }
 

@@ -260,6 +260,44 @@ func TestRestoreRefusals(t *testing.T) {
 	}
 }
 
+// TestRestoreElsewhere: hosts are gone for good and the operator's machine still has their record. The cluster is made
+// on another, and the record forgets those that were; it is not made where that name is another cluster's.
+func TestRestoreElsewhere(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(4)
+		dir := t.TempDir()
+		first := w.cluster("v1.37.2", 2, 1)
+		first.Dir = dir
+		if err := runtime.Run(t.Context(), first, runtime.RunPhases()); err != nil {
+			t.Fatal(err)
+		}
+		a := w.backedUp(t, newKey(t))
+		for _, ip := range w.order[:3] {
+			w.machines[ip].off = true
+		}
+		clear(w.members)
+		clear(w.kubelets) // those of this cluster are on hosts that are gone
+		elsewhere := func() *runtime.Cluster {
+			c := w.cluster("v1.37.2", 4, 0)
+			c.Dir, c.Nodes = dir, c.Nodes[3:]
+			return c
+		}
+		if err := runtime.Run(t.Context(), elsewhere(), runtime.RestorePhases(a)); err != nil {
+			t.Fatal(err)
+		}
+		r, err := runtime.LoadRecord(dir)
+		if err != nil || len(r.Nodes) != 1 || r.Nodes[0].Address.Host != w.order[3] || r.UID != a.Header.UID {
+			t.Errorf("record %+v, %v", r, err)
+		}
+
+		other := *a
+		other.Header.UID = "another"
+		c := elsewhere()
+		c.Nodes[0].Address.Host = "10.0.0.77"
+		w.refused(t, c, runtime.RestorePhases(&other), "cluster-name")
+	})
+}
+
 type otherDriver struct{ fakeDriver }
 
 func (otherDriver) Name() string { return "k3s" }
