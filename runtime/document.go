@@ -29,13 +29,15 @@ func ParseDocuments(file string, data []byte) ([]Document, error) {
 	line := 1
 	for i, part := range splitDocuments(data) {
 		source := fmt.Sprintf("%s:%d", file, line+leadingLines(part))
+		above := line - 1 // as empty lines, so that an error names the line of the file
 		line += bytes.Count(part, []byte("\n"))
 		if i > 0 || bytes.HasPrefix(part, []byte("---")) {
 			_, part, _ = bytes.Cut(part, []byte("\n"))
+			above++
 		}
 		var value any
-		if err := yaml.UnmarshalStrict(part, &value); err != nil {
-			return nil, fmt.Errorf("reading %s: %w", source, err)
+		if err := yaml.UnmarshalStrict(append(bytes.Repeat([]byte("\n"), above), part...), &value); err != nil {
+			return nil, fmt.Errorf("reading %s: %s", source, strings.TrimPrefix(err.Error(), "error converting YAML to JSON: "))
 		}
 		switch v := value.(type) {
 		case nil:

@@ -66,6 +66,9 @@ key that keg makes for this operator. It is worth as much as the cluster: withou
 
 // writeBackup writes a file for its owner alone, which appears whole or not at all.
 func writeBackup(name string, write func(w io.Writer) error) (err error) {
+	if fi, err := os.Stat(name); err == nil && !fi.Mode().IsRegular() { // it would be replaced, also /dev/stdout
+		return usageErrorf("--file %s is no file", name)
+	}
 	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 		return fmt.Errorf("writing backup: %w", err)
 	}

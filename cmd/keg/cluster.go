@@ -88,6 +88,9 @@ func (a *app) attachImage(ctx context.Context, cluster *runtime.Cluster, what st
 
 // clusterDir is where the record, the journal and the registry's CA of a cluster are kept.
 func (a *app) clusterDir(name string) (string, error) {
+	if !clusterName.MatchString(name) {
+		return "", usageErrorf("%q is no name of a cluster: small letters, digits and dashes are allowed, 40 at most", name)
+	}
 	dir, err := a.dataDir()
 	if err != nil {
 		return "", err

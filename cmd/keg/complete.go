@@ -74,7 +74,7 @@ func (a *app) completeClusters(_ *cobra.Command, _ []string, prefix string) ([]c
 	}
 	var names []cobra.Completion
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), prefix) {
+		if strings.HasPrefix(e.Name(), prefix) && clusterName.MatchString(e.Name()) {
 			names = append(names, e.Name())
 		}
 	}

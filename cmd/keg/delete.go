@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -43,6 +44,9 @@ Wipe such a host, or name it in keg run, before it is connected to the network a
 				}
 			}
 			if err := a.onCluster(c, cluster, runtime.RemovePhases(leaving, runtime.RemoveOptions{Dead: force})); err != nil {
+				if !force && errors.Is(err, remote.ErrUnreachable) {
+					return &hintedError{err: err, hint: "bring the host back and try again; one that will not come back is given up with --force"}
+				}
 				return err
 			}
 			v := struct {

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 
+	"filippo.io/age"
 	"github.com/spf13/cobra"
 
 	"github.com/clusterimage/keg/runtime"
@@ -45,6 +48,19 @@ backup names. App images that came to the cluster after it was made must be run 
 	return c
 }
 
+// unreadBackup adds to the error of a backup that cannot be read what to do about it.
+func unreadBackup(err error) error {
+	var key *age.NoIdentityMatchError
+	var file *fs.PathError
+	switch {
+	case errors.As(err, &key):
+		return &hintedError{err, "give the key that it was encrypted for with --identity, or its passphrase with --passphrase-file; without either, keg tries the key of the operator who made it (backup.key)"}
+	case errors.As(err, &file):
+		return err
+	}
+	return &hintedError{err, "it is no backup of keg's, or it was changed: compare size and checksum with where it was copied from"}
+}
+
 func (a *app) restore(c *cobra.Command, file, image string, flags *runFlags, keys backupKeys, yes bool) error {
 	ctx := c.Context()
 	identities, err := keys.identities(ctx, a)
@@ -53,7 +69,7 @@ func (a *app) restore(c *cobra.Command, file, image string, flags *runFlags, key
 	}
 	archive, err := runtime.ReadBackup(file, identities...)
 	if err != nil {
-		return err
+		return unreadBackup(err)
 	}
 	flags.name = archive.Header.Cluster
 	if err := a.recallLogin(c, flags.name, &flags.ssh); err != nil {
@@ -86,6 +102,9 @@ func (a *app) restore(c *cobra.Command, file, image string, flags *runFlags, key
 	}
 	phases := runtime.RestorePhases(archive)
 	if flags.dryRun {
+		if err := archive.Prepare(cluster); err != nil {
+			return err
+		}
 		show.close()
 		return a.printPlan(cluster, phases, &flags.out)
 	}

@@ -43,7 +43,7 @@ this machine becomes the cluster.
 Hosts are addresses separated by commas, ranges (10.0.0.4-10.0.0.9) and networks (10.0.0.0/29).
 
 The same command after a failure goes on where it stopped, and with more hosts it adds them to the
-cluster; those that it had before need not be named. Several masters make a cluster that bears the loss
+cluster; those that it had before need not be named, nor how to log in there. Several masters make a cluster that bears the loss
 of some: an odd number is best. keg delete takes hosts off, keg reset puts all of them back.
 
 An app image, which has no runtime, runs on a cluster that is there: on one that keg made with --cluster,
@@ -82,6 +82,7 @@ k3s, a ClusterConfig of k0s) to what keg writes; they have the last word.`,
 	flags.ssh.register(c)
 	flags.out.register(c)
 	_ = c.RegisterFlagCompletionFunc("cluster", a.completeClusters)
+	_ = c.RegisterFlagCompletionFunc("name", a.completeClusters)
 	return c
 }
 
@@ -90,6 +91,9 @@ func (a *app) runCluster(c *cobra.Command, what string, flags *runFlags) error {
 		return a.runApp(c, what, flags)
 	}
 	ctx := c.Context()
+	if err := a.recallLogin(c, flags.name, &flags.ssh); err != nil {
+		return err
+	}
 	cluster, err := a.newCluster(flags)
 	if err != nil {
 		return err
@@ -140,9 +144,6 @@ var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 var clusterName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$`)
 
 func (a *app) newCluster(flags *runFlags) (*runtime.Cluster, error) {
-	if !clusterName.MatchString(flags.name) {
-		return nil, usageErrorf("--name %q: small letters, digits and dashes are allowed, 40 at most", flags.name)
-	}
 	env, err := keyValues("--env", flags.env)
 	if err != nil {
 		return nil, err
@@ -151,10 +152,6 @@ func (a *app) newCluster(flags *runFlags) (*runtime.Cluster, error) {
 		if !envName.MatchString(k) {
 			return nil, usageErrorf("--env %s: letters, digits and _ are allowed in a name, and no digit in front", k)
 		}
-	}
-	nodes, err := parseNodes(flags.masters, flags.nodes)
-	if err != nil {
-		return nil, err
 	}
 	documents, err := readDocuments(flags.config)
 	if err != nil {
@@ -177,6 +174,15 @@ func (a *app) newCluster(flags *runFlags) (*runtime.Cluster, error) {
 		kubeconfig = filepath.Join(home, ".kube", "keg-"+flags.name+".config")
 	}
 	record, err := runtime.LoadRecord(dir)
+	if err != nil {
+		return nil, err
+	}
+	nodes := record.Join(nil)
+	if flags.masters != "" || len(nodes) == 0 { // a cluster that stands has control planes, and is no other machine
+		nodes, err = parseNodes(flags.masters, flags.nodes)
+	} else if flags.nodes != "" {
+		nodes, err = parseHosts("--nodes", flags.nodes, runtime.Worker)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -206,6 +212,9 @@ func readDocuments(files []string) ([]runtime.Document, error) {
 		if err != nil {
 			return nil, &refusedError{err.Error()}
 		}
+		if len(list) == 0 {
+			return nil, &refusedError{fmt.Sprintf("reading --config: there is no document in %s", f)}
+		}
 		all = append(all, list...)
 	}
 	return all, nil
@@ -227,13 +236,23 @@ func parseNodes(masters, workers string) ([]*runtime.Node, error) {
 		if list.hosts == "" {
 			continue
 		}
-		hosts, err := remote.ParseHosts(list.hosts)
+		some, err := parseHosts(list.flag, list.hosts, list.role)
 		if err != nil {
-			return nil, usageErrorf("%s: %s", list.flag, err)
+			return nil, err
 		}
-		for _, h := range hosts {
-			nodes = append(nodes, &runtime.Node{Address: runtime.Address{Host: h.Name, Port: h.Port}, Role: list.role})
-		}
+		nodes = append(nodes, some...)
+	}
+	return nodes, nil
+}
+
+func parseHosts(flag, list string, role runtime.Role) ([]*runtime.Node, error) {
+	hosts, err := remote.ParseHosts(list)
+	if err != nil {
+		return nil, usageErrorf("%s: %s", flag, err)
+	}
+	var nodes []*runtime.Node
+	for _, h := range hosts {
+		nodes = append(nodes, &runtime.Node{Address: runtime.Address{Host: h.Name, Port: h.Port}, Role: role})
 	}
 	return nodes, nil
 }

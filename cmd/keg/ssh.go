@@ -44,10 +44,25 @@ func (f *sshFlags) register(c *cobra.Command) {
 
 // login is what the record of a cluster keeps, so that reset and status need no flags. Nothing secret.
 func (f *sshFlags) login() map[string]string {
-	return map[string]string{
-		"user": f.user, "port": fmt.Sprint(f.port), "pk": strings.Join(f.keys, ","), "sudo": fmt.Sprint(f.sudo),
-		"passwd-file": f.passwordFile, "host-key-policy": f.hostKeyPolicy, "known-hosts": f.knownHosts, "jump": strings.Join(f.jump, ","),
+	keys := make([]string, 0, len(f.keys))
+	for _, k := range f.keys {
+		keys = append(keys, fromAnywhere(k))
 	}
+	return map[string]string{
+		"user": f.user, "port": fmt.Sprint(f.port), "pk": strings.Join(keys, ","), "sudo": fmt.Sprint(f.sudo),
+		"passwd-file": fromAnywhere(f.passwordFile), "host-key-policy": f.hostKeyPolicy, "known-hosts": fromAnywhere(f.knownHosts), "jump": strings.Join(f.jump, ","),
+	}
+}
+
+// fromAnywhere is the path of a file for commands that are started in another directory.
+func fromAnywhere(path string) string {
+	if path == "" || path == "-" {
+		return path
+	}
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
 }
 
 // recall sets the flags that were not given to what the record has.
@@ -69,6 +84,12 @@ func (a *app) connector(f sshFlags) (func(context.Context, runtime.Address) (rem
 	policy, err := remote.ParseHostKeyPolicy(f.hostKeyPolicy)
 	if err != nil {
 		return nil, usageErrorf("--host-key-policy: %s", err)
+	}
+	if f.port < 1 || f.port > 65535 {
+		return nil, usageErrorf("--port %d is no port", f.port)
+	}
+	if f.password != "" && f.passwordFile != "" {
+		return nil, usageErrorf("--passwd and --passwd-file are two passwords: give one of them")
 	}
 	if f.password != "" {
 		fmt.Fprintln(a.stderr, "keg: warning: others on this machine can read a password on the command line; --passwd-file and KEG_SSH_PASSWORD hide it")
