@@ -183,7 +183,7 @@ func (c *Cluster) foreign() []Finding {
 			continue
 		}
 		if s.Role != string(n.Role) {
-			add(n, "other-role", fmt.Sprintf("it is a %s of this cluster, not a %s", s.Role, n.Role), reset(c.Name)+"; roles do not change")
+			add(n, "other-role", fmt.Sprintf("it is a %s of this cluster, not a %s", s.Role, n.Role), fmt.Sprintf("roles do not change: name it as it is, or take it off first with `keg delete --name %s --%ss %s`", c.Name, flagOf(s.Role), n.Address))
 		}
 		if s.Image != c.Image.Target.Digest && made {
 			add(n, "other-image", fmt.Sprintf("it runs %s (%s)", s.Name, s.Image), fmt.Sprintf("run that image, or change it with `keg upgrade --name %s`", c.Name))
@@ -195,6 +195,14 @@ func (c *Cluster) foreign() []Finding {
 		c.UID = hex.EncodeToString(b[:])
 	}
 	return list
+}
+
+// flagOf is the flag, without its plural, that names hosts of a role.
+func flagOf(role string) string {
+	if role == string(Master) {
+		return "master"
+	}
+	return "node"
 }
 
 // duplicates finds two hosts that are one for Kubernetes.

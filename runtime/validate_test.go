@@ -102,6 +102,16 @@ func TestCheckRequest(t *testing.T) {
 	}
 }
 
+// TestOtherRoleCure: the cure for one host that has another role does not end the whole cluster.
+func TestOtherRoleCure(t *testing.T) {
+	c := goodCluster()
+	c.Nodes[1].State = node.HostState{Cluster: c.Name, UID: "u", Role: string(Master), Image: c.Image.Target.Digest}
+	list := c.foreign()
+	if len(list) != 1 || strings.Contains(list[0].Cure, "reset") || !strings.Contains(list[0].Cure, "keg delete --name shop --masters 192.0.2.2") {
+		t.Errorf("%+v", list)
+	}
+}
+
 func TestFindings(t *testing.T) {
 	state := func(n *Node, cluster, uid string, role Role) {
 		n.State = node.HostState{Cluster: cluster, UID: uid, Role: string(role), Image: digest.FromString("v1"), Name: "shop:v1"}
