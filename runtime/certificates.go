@@ -198,6 +198,16 @@ func SANPhases(sans []string) []Phase {
 	)
 }
 
+// AnswersTo asks the API on a control plane by each of OwnSANs, as its own kubeconfig reaches it, and wants a
+// certificate for that name.
+func (c *Cluster) AnswersTo(ctx context.Context, n *Node) error {
+	script := `for name; do ` + strings.Join(c.Driver.Kubectl(), " ") + ` get --raw /readyz --request-timeout=15s --tls-server-name "$name" >/dev/null || exit; done`
+	if err := n.Runner.Run(ctx, remote.Cmd{Args: append([]string{"/bin/sh", "-c", script, "sh"}, c.OwnSANs(n)...)}); err != nil {
+		return fmt.Errorf("asking the API by each of its names: %w", err)
+	}
+	return nil
+}
+
 // RotatePhases make every join secret that was given out worthless.
 func RotatePhases() []Phase {
 	return append(servicePhases(allHosts),

@@ -89,6 +89,14 @@ func (c *Cluster) madeMasters() []*Node {
 	return slices.DeleteFunc(c.ByRole(Master), func(n *Node) bool { return !n.Made() })
 }
 
+// OtherMaster is a control plane beside n that was made; nil if there is none.
+func (c *Cluster) OtherMaster(n *Node) *Node {
+	if i := slices.IndexFunc(c.madeMasters(), func(m *Node) bool { return m != n }); i >= 0 {
+		return c.madeMasters()[i]
+	}
+	return nil
+}
+
 // settleAlive chooses First like settleLead, but of several control planes one that answers by itself: the host
 // of another may be up, and its control plane down.
 func (c *Cluster) settleAlive(ctx context.Context) {

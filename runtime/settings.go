@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/clusterimage/keg/basefs"
 	"github.com/clusterimage/keg/runtime/node"
@@ -101,6 +102,20 @@ func (c *Cluster) SANs() []string {
 	add(c.Options.VIP)
 	for _, s := range c.Options.SANs {
 		add(s)
+	}
+	return list
+}
+
+// OwnSANs are those of SANs and CERT_SANS that concern a control plane. Addresses of other control planes are
+// not among them: nobody reaches this one by those, and none has to be restarted when another comes or goes.
+func (c *Cluster) OwnSANs(n *Node) []string {
+	var list []string
+	for _, s := range append(c.SANs(), strings.Split(c.Env(n)["CERT_SANS"], ",")...) {
+		s = strings.TrimSpace(s)
+		other := slices.ContainsFunc(c.ByRole(Master), func(m *Node) bool { return m != n && m.IP == s })
+		if s != "" && !other && !slices.Contains(list, s) {
+			list = append(list, s)
+		}
 	}
 	return list
 }

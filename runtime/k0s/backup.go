@@ -22,7 +22,7 @@ func (Driver) Backup(ctx context.Context, c *runtime.Cluster, w io.Writer) (err 
 	n := c.First()
 	defer func() {
 		if !errors.Is(err, remote.ErrDisconnected) { // else the next backup removes it
-			err = errors.Join(err, remove(context.WithoutCancel(ctx), n, backupDir))
+			err = errors.Join(err, n.Remove(context.WithoutCancel(ctx), backupDir))
 		}
 	}()
 	packed, into := io.Pipe()

@@ -2,12 +2,9 @@ package k0s
 
 import (
 	"context"
-	"fmt"
-	"strings"
 	"time"
 
 	"github.com/clusterimage/keg/runtime"
-	"github.com/clusterimage/keg/runtime/remote"
 )
 
 // CertificateFiles are those that k0s makes, and those that the cluster gives to kubelet.
@@ -24,7 +21,7 @@ func (Driver) CertificateFiles(n *runtime.Node) []string {
 // ends; that of its own port is asked for anew here.
 func (d Driver) RenewCertificates(c *runtime.Cluster, n *runtime.Node) []runtime.Step {
 	return []runtime.Step{n.On("restart k0s, which renews its certificates", func(ctx context.Context, _ writer) error {
-		if err := remove(ctx, n, kubeletDir+"/pki/kubelet-server-current.pem"); err != nil {
+		if err := n.Remove(ctx, kubeletDir+"/pki/kubelet-server-current.pem"); err != nil {
 			return err
 		}
 		return restart(ctx, c, n)
@@ -32,27 +29,12 @@ func (d Driver) RenewCertificates(c *runtime.Cluster, n *runtime.Node) []runtime
 }
 
 // ApplySANs writes the names into the configuration and restarts k0s; then the API is asked by each name.
-func (d Driver) ApplySANs(c *runtime.Cluster, n *runtime.Node) []runtime.Step {
+func (Driver) ApplySANs(c *runtime.Cluster, n *runtime.Node) []runtime.Step {
 	return []runtime.Step{
 		n.On("name all of the API's names in k0s' configuration", func(ctx context.Context, _ writer) error { return keepRunning(ctx, c, n) }),
 		waitFor(c, n),
 		n.On("see that the API's certificate has them", func(ctx context.Context, _ writer) error {
-			return runtime.Wait(ctx, 2*time.Minute, "the API's certificate", func(ctx context.Context) error {
-				return d.askByNames(ctx, c, n)
-			})
+			return runtime.Wait(ctx, 2*time.Minute, "the API's certificate", func(ctx context.Context) error { return c.AnswersTo(ctx, n) })
 		}),
 	}
-}
-
-// askByNames asks the API on n, and wants a certificate for each of the cluster's names.
-func (d Driver) askByNames(ctx context.Context, c *runtime.Cluster, n *runtime.Node) error {
-	var all []string
-	for _, name := range sans(c, n) {
-		all = append(all, fmt.Sprint(name))
-	}
-	script := `for name; do ` + strings.Join(d.Kubectl(), " ") + ` get --raw /readyz --request-timeout=15s --tls-server-name "$name" >/dev/null || exit; done`
-	if err := n.Runner.Run(ctx, remote.Cmd{Args: append([]string{"/bin/sh", "-c", script, "sh"}, all...)}); err != nil {
-		return fmt.Errorf("asking the API by each of its names: %w", err)
-	}
-	return nil
 }

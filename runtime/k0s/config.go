@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"net"
 	"reflect"
-	"slices"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -35,7 +34,7 @@ func config(c *runtime.Cluster, n *runtime.Node, rendered []byte) (map[string]an
 	}
 	ours := map[string]any{"spec": map[string]any{
 		"api": map[string]any{
-			"address": n.IP, "sans": sans(c, n), "externalAddress": external(c),
+			"address": n.IP, "sans": listOf(c.OwnSANs(n)), "externalAddress": external(c),
 		},
 		"storage":   map[string]any{"type": "etcd", "etcd": map[string]any{"peerAddress": n.IP}},
 		"telemetry": map[string]any{"enabled": false},
@@ -61,16 +60,11 @@ func acceptCgroupV1(doc map[string]any) {
 	}
 }
 
-// sans are the names that the API's certificate on a control plane is valid for. Addresses of other control
-// planes are not among them: nobody reaches this one by those, and none has to be restarted when another
-// comes or goes.
-func sans(c *runtime.Cluster, n *runtime.Node) []any {
+// listOf is a list as YAML has it.
+func listOf(words []string) []any {
 	var all []any
-	for _, s := range append(c.SANs(), words(c.Env(n)["CERT_SANS"])...) {
-		other := slices.ContainsFunc(c.ByRole(runtime.Master), func(m *runtime.Node) bool { return m != n && m.IP == s })
-		if !other && !slices.Contains(all, any(s)) {
-			all = append(all, s)
-		}
+	for _, w := range words {
+		all = append(all, w)
 	}
 	return all
 }
@@ -121,7 +115,7 @@ func sameLasting(doc map[string]any, working []byte) error {
 
 // rendered is the image's k0s.yaml, or that of the tree in basefs/k0s where the image has none, as trees of sealer.
 func rendered(ctx context.Context, c *runtime.Cluster, n *runtime.Node) ([]byte, error) {
-	text, err := read(ctx, n, template)
+	text, err := n.Read(ctx, template)
 	if err != nil || text != nil {
 		return text, err
 	}
@@ -147,7 +141,7 @@ func configText(ctx context.Context, c *runtime.Cluster, n *runtime.Node) ([]byt
 		return nil, err
 	}
 	if first := c.First(); first.Made() {
-		working, err := read(ctx, first, configFile)
+		working, err := first.Read(ctx, configFile)
 		if err != nil {
 			return nil, err
 		}

@@ -1,7 +1,6 @@
 package k0s
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,14 +23,14 @@ func (d Driver) Init(c *runtime.Cluster) []runtime.Batch {
 		nameTools(first),
 		checkImages(c, first),
 		first.On("make the control plane with k0s", func(ctx context.Context, out writer) error {
-			found, err := existing(ctx, first, traces...)
+			found, err := first.Existing(ctx, traces...)
 			if err != nil {
 				return err
 			}
 			switch {
 			case first.Made() && found[etcdData]:
 				return keepRunning(ctx, c, first)
-			case first.Made() && others(c, first):
+			case first.Made() && c.OtherMaster(first) != nil:
 				return errLost
 			case len(found) > 0:
 				fmt.Fprintln(out, "taking back what an earlier run began")
@@ -61,16 +60,6 @@ func (d Driver) Init(c *runtime.Cluster) []runtime.Batch {
 	}}
 }
 
-// others says whether the cluster has other control planes.
-func others(c *runtime.Cluster, n *runtime.Node) bool {
-	for _, m := range c.ByRole(runtime.Master) {
-		if m != n && m.Made() {
-			return true
-		}
-	}
-	return false
-}
-
 // wipe takes the data of a host that never became part of the cluster, or that was part of one that is no
 // more. Configuration and service stay, they are written anew.
 func wipe(ctx context.Context, n *runtime.Node) error {
@@ -85,14 +74,4 @@ const wipeData = `for d; do [ ! -d "$d" ] || find "$d" -mindepth 1 -maxdepth 1 -
 
 func stopAll(ctx context.Context, n *runtime.Node) error {
 	return n.Runner.Run(ctx, remote.Cmd{Args: []string{"/bin/sh", "-c", stopEverything}})
-}
-
-// sameCA says whether two control planes are of one cluster.
-func sameCA(ctx context.Context, a, b *runtime.Node) (bool, error) {
-	one, err := read(ctx, a, caCert)
-	if err != nil {
-		return false, err
-	}
-	other, err := read(ctx, b, caCert)
-	return err == nil && one != nil && bytes.Equal(one, other), err
 }

@@ -44,7 +44,7 @@ func (d Driver) JoinMaster(c *runtime.Cluster, n *runtime.Node) []runtime.Step {
 // canGoOn judges by the facts whether a host is part of the cluster. What is left of a join that was cut off
 // is taken back.
 func (d Driver) canGoOn(ctx context.Context, c *runtime.Cluster, n *runtime.Node, out writer) (bool, error) {
-	found, err := existing(ctx, n, traces...)
+	found, err := n.Existing(ctx, traces...)
 	if err != nil {
 		return false, err
 	}
@@ -53,7 +53,7 @@ func (d Driver) canGoOn(ctx context.Context, c *runtime.Cluster, n *runtime.Node
 	}
 	same := false
 	if len(found) > 0 {
-		if same, err = sameCA(ctx, n, c.First()); err != nil {
+		if same, err = n.SameFile(ctx, c.First(), caCert); err != nil {
 			return false, err
 		}
 	}
@@ -167,7 +167,7 @@ func (d Driver) JoinWorkers(c *runtime.Cluster, workers []*runtime.Node) []runti
 }
 
 func (d Driver) joinWorker(ctx context.Context, c *runtime.Cluster, n *runtime.Node, t *workerToken, out writer) error {
-	found, err := existing(ctx, n, kubeletConf, dataDir+"/bin")
+	found, err := n.Existing(ctx, kubeletConf, dataDir+"/bin")
 	if err != nil {
 		return err
 	}

@@ -1,10 +1,11 @@
 package k0s
 
 import (
+	"maps"
 	"strings"
 	"sync"
 
-	"github.com/agext/levenshtein"
+	"github.com/clusterimage/keg/runtime"
 )
 
 // keyPaths are the keys of a ClusterConfig (k0s.k0sproject.io/v1beta1), those of one mapping in a line
@@ -112,12 +113,7 @@ var own = map[string]string{
 // nearest is the known key that a wrong one was probably meant to be: of the same mapping, or else of any,
 // with its path; "" if none is near.
 func nearest(path, wrong string) string {
-	best, least := "", len(wrong)/2+1
-	for name := range keys()[path] {
-		if d := levenshtein.Distance(wrong, name, nil); d < least || d == least && name < best {
-			best, least = name, d
-		}
-	}
+	best := runtime.Nearest(wrong, maps.Keys(keys()[path]))
 	if best != "" {
 		return best
 	}

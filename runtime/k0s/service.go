@@ -73,11 +73,11 @@ mkdir -p "${file%/*}" && { sha256sum "$unit" && printf '%s\n' "$@"; } >"$file.pa
 
 // install has k0s write its service and make its accounts, unless that is done. changed says that it was not.
 func install(ctx context.Context, c *runtime.Cluster, n *runtime.Node, creator bool) (changed bool, err error) {
-	noted, err := read(ctx, n, installedFile)
+	noted, err := n.Read(ctx, installedFile)
 	if err != nil {
 		return false, err
 	}
-	have, err := sums(ctx, n, unitFile(n))
+	have, err := n.Sums(ctx, unitFile(n))
 	if err != nil {
 		return false, err
 	}

@@ -169,7 +169,7 @@ func putToken(ctx context.Context, n *runtime.Node, t joinToken) error {
 
 // spend makes the token on a host that has joined worthless, and puts another in its place.
 func spend(ctx context.Context, c *runtime.Cluster, n *runtime.Node) error {
-	text, err := read(ctx, n, tokenFile)
+	text, err := n.Read(ctx, tokenFile)
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,7 @@ func (Driver) Backup(ctx context.Context, c *runtime.Cluster, w io.Writer) (err 
 	n := c.First()
 	defer func() {
 		if !errors.Is(err, remote.ErrDisconnected) { // else the next backup removes it
-			err = errors.Join(err, remove(context.WithoutCancel(ctx), n, backupDir))
+			err = errors.Join(err, n.Remove(context.WithoutCancel(ctx), backupDir))
 		}
 	}()
 	if err := n.Runner.Run(ctx, remote.Cmd{Args: []string{"/bin/sh", "-c", takeSnapshot, "sh", backupDir, snapshots, snapshotName, configDir}}); err != nil {

@@ -2,8 +2,6 @@ package k3s
 
 import (
 	"context"
-	"fmt"
-	"strings"
 	"time"
 
 	"github.com/clusterimage/keg/runtime"
@@ -47,22 +45,7 @@ func (d Driver) ApplySANs(c *runtime.Cluster, n *runtime.Node) []runtime.Step {
 		}),
 		waitFor(c, n),
 		n.On("see that the API's certificate has them", func(ctx context.Context, _ writer) error {
-			return runtime.Wait(ctx, 2*time.Minute, "the API's certificate", func(ctx context.Context) error {
-				return d.askByNames(ctx, c, n)
-			})
+			return runtime.Wait(ctx, 2*time.Minute, "the API's certificate", func(ctx context.Context) error { return c.AnswersTo(ctx, n) })
 		}),
 	}
-}
-
-// askByNames asks the API on n, and wants a certificate for each of the cluster's names.
-func (d Driver) askByNames(ctx context.Context, c *runtime.Cluster, n *runtime.Node) error {
-	var all []string
-	for _, name := range names(c, n) {
-		all = append(all, plainText(name))
-	}
-	script := `for name; do ` + strings.Join(d.Kubectl(), " ") + ` get --raw /readyz --request-timeout=15s --tls-server-name "$name" >/dev/null || exit; done`
-	if err := n.Runner.Run(ctx, remote.Cmd{Args: append([]string{"/bin/sh", "-c", script, "sh"}, all...)}); err != nil {
-		return fmt.Errorf("asking the API by each of its names: %w", err)
-	}
-	return nil
 }

@@ -55,7 +55,11 @@ func parseConfig(rendered []byte, n *runtime.Node) (map[string]any, error) {
 		k, ok := keys[plain]
 		switch {
 		case !ok || n.Role == runtime.Worker && !k.agent:
-			return nil, fmt.Errorf("reading %s of the image: k3s has no key %q; did its author mean %q?", template(n), name, nearest(plain))
+			err := fmt.Errorf("reading %s of the image: k3s has no key %q", template(n), name)
+			if near := nearest(plain); near != "" {
+				err = fmt.Errorf("%w; did its author mean %q?", err, near)
+			}
+			return nil, err
 		case k.own != "":
 			return nil, fmt.Errorf("reading %s of the image: key %q: %s", template(n), name, k.own)
 		}
@@ -89,22 +93,18 @@ func own(c *runtime.Cluster, n *runtime.Node, creator bool) map[string]any {
 		return doc
 	}
 	doc["agent-token-file"], doc["advertise-address"] = agentTokenFile, n.IP
-	doc["tls-san"] = names(c, n)
+	doc["tls-san"] = listOf(c.OwnSANs(n))
 	if creator {
 		doc["cluster-init"] = true
 	}
 	return doc
 }
 
-// names are those that the API's certificate on a server is valid for. Addresses of other servers are not
-// among them: nobody reaches this one by those, and no server has to be restarted when another comes or goes.
-func names(c *runtime.Cluster, n *runtime.Node) []any {
+// listOf is a list as YAML has it.
+func listOf(words []string) []any {
 	var all []any
-	for _, s := range append(c.SANs(), strings.Split(c.Env(n)["CERT_SANS"], ",")...) {
-		other := slices.ContainsFunc(c.ByRole(runtime.Master), func(m *runtime.Node) bool { return m != n && m.IP == s })
-		if s = strings.TrimSpace(s); s != "" && !other && !slices.Contains(all, any(s)) {
-			all = append(all, s)
-		}
+	for _, w := range words {
+		all = append(all, w)
 	}
 	return all
 }
@@ -215,7 +215,7 @@ func configText(ctx context.Context, c *runtime.Cluster, n *runtime.Node, creato
 		return nil, err
 	}
 	if first := c.First(); n.Role == runtime.Master && first.Made() {
-		working, err := read(ctx, first, configFile)
+		working, err := first.Read(ctx, configFile)
 		if err != nil {
 			return nil, err
 		}

@@ -1,7 +1,6 @@
 package k3s
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -23,14 +22,14 @@ func (d Driver) Init(c *runtime.Cluster) []runtime.Batch {
 		checkVersion(c, first),
 		first.On("name kubectl, crictl and ctr, where there are none", func(ctx context.Context, _ writer) error { return nameTools(ctx, first) }),
 		first.On("make the control plane with k3s", func(ctx context.Context, out writer) error {
-			found, err := existing(ctx, first, traces...)
+			found, err := first.Existing(ctx, traces...)
 			if err != nil {
 				return err
 			}
 			switch {
 			case first.Made() && len(found) > 0:
 				return d.keepRunning(ctx, c, first)
-			case first.Made() && others(c, first):
+			case first.Made() && c.OtherMaster(first) != nil:
 				return errLost
 			case len(found) > 0:
 				fmt.Fprintln(out, "taking back what an earlier run began")
@@ -50,16 +49,6 @@ func (d Driver) Init(c *runtime.Cluster) []runtime.Batch {
 			return first.Mark(ctx, runtime.DoneInit)
 		}),
 	}}
-}
-
-// others says whether the cluster has other control planes.
-func others(c *runtime.Cluster, n *runtime.Node) bool {
-	for _, m := range c.ByRole(runtime.Master) {
-		if m != n && m.Made() {
-			return true
-		}
-	}
-	return false
 }
 
 // create starts a server that makes a cluster. What ran on a cluster that was there before runs on this
@@ -118,19 +107,9 @@ func wipe(ctx context.Context, n *runtime.Node) error {
 	if err := stopAll(ctx, n); err != nil {
 		return err
 	}
-	return remove(ctx, n, serverDir, dataDir+"/agent", nodePassword)
+	return n.Remove(ctx, serverDir, dataDir+"/agent", nodePassword)
 }
 
 func stopAll(ctx context.Context, n *runtime.Node) error {
 	return n.Runner.Run(ctx, remote.Cmd{Args: []string{"/bin/sh", "-c", stopEverything}})
-}
-
-// sameCA says whether two servers are of one cluster.
-func sameCA(ctx context.Context, a, b *runtime.Node) (bool, error) {
-	one, err := read(ctx, a, serverCA)
-	if err != nil {
-		return false, err
-	}
-	other, err := read(ctx, b, serverCA)
-	return err == nil && one != nil && bytes.Equal(one, other), err
 }

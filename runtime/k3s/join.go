@@ -15,12 +15,12 @@ func (d Driver) JoinMaster(c *runtime.Cluster, n *runtime.Node) []runtime.Step {
 		checkVersion(c, n),
 		n.On("name kubectl, crictl and ctr, where there are none", func(ctx context.Context, _ writer) error { return nameTools(ctx, n) }),
 		n.On("join the cluster as a server of k3s", func(ctx context.Context, out writer) error {
-			found, err := existing(ctx, n, traces...)
+			found, err := n.Existing(ctx, traces...)
 			if err != nil {
 				return err
 			}
 			if len(found) > 0 {
-				same, err := sameCA(ctx, n, c.First())
+				same, err := n.SameFile(ctx, c.First(), serverCA)
 				switch {
 				case err != nil:
 					return err
@@ -72,7 +72,7 @@ func (d Driver) join(ctx context.Context, c *runtime.Cluster, n *runtime.Node, o
 // name that has another password, and etcd no second member of one name. A node that lives is somebody
 // else's.
 func clearName(ctx context.Context, c *runtime.Cluster, n *runtime.Node, out writer) error {
-	found, err := existing(ctx, n, nodePassword)
+	found, err := n.Existing(ctx, nodePassword)
 	if err != nil || found[nodePassword] {
 		return err
 	}
@@ -118,7 +118,7 @@ func (d Driver) JoinWorkers(c *runtime.Cluster, workers []*runtime.Node) []runti
 
 func (d Driver) joinWorker(ctx context.Context, c *runtime.Cluster, n *runtime.Node, out writer) error {
 	if n.Done(runtime.DoneJoin) {
-		found, err := existing(ctx, n, tokenFile, nodePassword)
+		found, err := n.Existing(ctx, tokenFile, nodePassword)
 		if err != nil {
 			return err
 		}

@@ -3,7 +3,7 @@ package k3s
 import (
 	"strings"
 
-	"github.com/agext/levenshtein"
+	"github.com/clusterimage/keg/runtime"
 )
 
 // kind is what a key of config.yaml takes.
@@ -83,14 +83,11 @@ func makeKeys() map[string]key {
 
 // nearest is the key that a wrong one was probably meant to be; "" if none is near.
 func nearest(wrong string) string {
-	best, least := "", len(wrong)/2+1
-	for name, k := range keys {
-		if k.own != "" {
-			continue
+	return runtime.Nearest(wrong, func(yield func(string) bool) {
+		for name, k := range keys {
+			if k.own == "" && !yield(name) {
+				return
+			}
 		}
-		if d := levenshtein.Distance(wrong, name, nil); d < least || d == least && name < best {
-			best, least = name, d
-		}
-	}
-	return best
+	})
 }

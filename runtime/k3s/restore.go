@@ -127,7 +127,7 @@ func (d Driver) waitRestored(ctx context.Context, c *runtime.Cluster) error {
 	if err := waitServer(ctx, c, first); err != nil {
 		return err
 	}
-	if err := remove(ctx, first, restoreDir); err != nil {
+	if err := first.Remove(ctx, restoreDir); err != nil {
 		return err
 	}
 	return first.Mark(ctx, runtime.DoneInit)

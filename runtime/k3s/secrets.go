@@ -59,11 +59,11 @@ var errNoSecrets = errors.New("finding the cluster's tokens: " + tokenFile + " o
 // keptSecrets are those on a server; empty ones if it has none.
 func keptSecrets(ctx context.Context, n *runtime.Node) (secrets, error) {
 	var s secrets
-	server, err := read(ctx, n, tokenFile)
+	server, err := n.Read(ctx, tokenFile)
 	if err != nil {
 		return s, err
 	}
-	agent, err := read(ctx, n, agentTokenFile)
+	agent, err := n.Read(ctx, agentTokenFile)
 	if err != nil {
 		return s, err
 	}
@@ -81,7 +81,7 @@ func joinSecrets(ctx context.Context, c *runtime.Cluster) (secrets, error) {
 	if s.server == "" || s.agent == "" {
 		return s, errNoSecrets
 	}
-	full, err := read(ctx, c.First(), fullToken)
+	full, err := c.First().Read(ctx, fullToken)
 	if err != nil {
 		return s, err
 	}

@@ -84,7 +84,7 @@ func (r *rotation) begin(ctx context.Context, c *runtime.Cluster) error {
 
 // validToken is the server token that is valid, as k3s keeps it.
 func validToken(ctx context.Context, n *runtime.Node) (valid, hash string, err error) {
-	full, err := read(ctx, n, fullToken)
+	full, err := n.Read(ctx, fullToken)
 	if err != nil {
 		return "", "", err
 	}

@@ -60,7 +60,7 @@ func (d Driver) Init(c *runtime.Cluster) []runtime.Batch {
 			if what == skip {
 				return runtime.ErrAlready
 			}
-			if other := otherMaster(c); other != nil {
+			if other := c.OtherMaster(first); other != nil {
 				return fmt.Errorf("making the control plane: %s was made one and is none any more, and the cluster goes on without it on %s; take it out with keg delete --force, and add it again", first.Address, other.Address)
 			}
 			if what == redo {
@@ -73,16 +73,6 @@ func (d Driver) Init(c *runtime.Cluster) []runtime.Batch {
 		}),
 		first.On("wait for the API", func(ctx context.Context, _ writer) error { return d.comeUp(ctx, c) }),
 	}}
-}
-
-// otherMaster is a control plane beside First that was made; nil if there is none.
-func otherMaster(c *runtime.Cluster) *runtime.Node {
-	for _, n := range c.ByRole(runtime.Master) {
-		if n != c.First() && n.Made() {
-			return n
-		}
-	}
-	return nil
 }
 
 // comeUp waits for the API, which comes up with kubelet.

@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -11,7 +12,6 @@ import (
 	"sync"
 
 	"github.com/Masterminds/semver/v3"
-	"github.com/agext/levenshtein"
 
 	"github.com/clusterimage/keg/runtime"
 )
@@ -168,18 +168,12 @@ func checkDocument(doc runtime.Document, fields map[string]any, unknown runtime.
 	return list
 }
 
-// nearest is ", did you mean X?" for the known word that is least different, if one is near.
-func nearest(word string, known func(yield func(string) bool)) string {
-	best, distance := "", len(word)/3+1
-	for _, k := range slices.Sorted(known) {
-		if d := levenshtein.Distance(strings.ToLower(word), strings.ToLower(k), nil); d < distance {
-			best, distance = k, d
-		}
+// nearest is ", did you mean X?" where a known word is near.
+func nearest(word string, known iter.Seq[string]) string {
+	if best := runtime.Nearest(word, known); best != "" {
+		return ", did you mean " + best + "?"
 	}
-	if best == "" {
-		return ""
-	}
-	return ", did you mean " + best + "?"
+	return ""
 }
 
 // ranges judges the address ranges: one of each family at most, of pods and services alike.
