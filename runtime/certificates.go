@@ -185,7 +185,11 @@ func (c *Cluster) renewRegistry(n *Node) Step {
 
 // SANPhases make the API's certificate valid for more names and addresses.
 func SANPhases(sans []string) []Phase {
-	return append(servicePhases(allHosts),
+	check := &phase{title: "check request", limit: 1, batches: func(*Cluster) []Batch {
+		// kubeadm would keep one that is no name, and refuse to make any certificate from then on.
+		return []Batch{{{Text: "check what is asked for", Do: func(context.Context, io.Writer) error { return judge(checkSANs(sans)) }}}}
+	}}
+	return append(append([]Phase{check}, servicePhases(allHosts)...),
 		&phase{title: "add names to the API's certificate", limit: 1, batches: func(c *Cluster) []Batch {
 			c.Options.Settings = c.Options.Settings.with(Settings{SANs: sans})
 			var all []Batch

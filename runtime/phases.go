@@ -17,6 +17,7 @@ func RunPhases() []Phase {
 		&phase{title: "registry", limit: 10, batches: registry},
 		&phase{title: "make the control plane", limit: 1, batches: initControlPlane},
 		&phase{title: "join control planes", limit: 1, batches: joinMasters},
+		&phase{title: "add names to the API's certificate", limit: 1, batches: applyNames, skip: noNames},
 		&phase{title: "keep settings", limit: 10, batches: keepSettings},
 		&phase{title: "virtual address", limit: 10, batches: virtualAddress, skip: noVIP},
 		&phase{title: "join workers", limit: 10, batches: joinWorkers, skip: noWorkers},

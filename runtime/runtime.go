@@ -231,7 +231,8 @@ type Cluster struct {
 
 	lead     *Node // settled by facts
 	backup   *Archive
-	later    bool // Image is an app image that comes to a cluster that is there
+	newNames []string // for the API's certificate, that a cluster that is there was not made with
+	later    bool     // Image is an app image that comes to a cluster that is there
 	findings []Finding
 	mu       sync.Mutex // of cleanups
 	cleanups []func(ctx context.Context) error

@@ -260,6 +260,43 @@ func TestRestoreRefusals(t *testing.T) {
 	}
 }
 
+// TestLaterNames: what a later run names for clients outside comes into the certificates of a cluster that is there, once.
+func TestLaterNames(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(3)
+		w.install(t, 2)
+		run := func(want ...string) {
+			t.Helper()
+			c := w.standing(2, 1)
+			c.Options.Endpoint, c.Options.SANs = "lb.example:6443", []string{"a.example"}
+			if err := runtime.Run(t.Context(), c, runtime.RunPhases()); err != nil {
+				t.Fatal(err)
+			}
+			log := slices.DeleteFunc(w.fresh(), func(l string) bool { return !strings.HasPrefix(l, "sans") })
+			diff(t, "sans", want, log)
+		}
+		w.failOn = "sans a.example h2"
+		c := w.standing(2, 1)
+		c.Options.SANs = []string{"a.example"}
+		if err := runtime.Run(t.Context(), c, runtime.RunPhases()); err == nil {
+			t.Error("it went on after a failure")
+		}
+		w.failOn = ""
+		w.fresh()
+		run("sans a.example h1", "sans a.example h2")
+		run()
+	})
+}
+
+// TestNoName: what is no name reaches no host: a runtime might keep it for good.
+func TestNoName(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(1)
+		w.install(t, 1)
+		w.refused(t, w.standing(1, 0), runtime.SANPhases([]string{"a.example", "a b"}), "san")
+	})
+}
+
 // TestRestoreElsewhere: hosts are gone for good and the operator's machine still has their record. The cluster is made
 // on another, and the record forgets those that were; it is not made where that name is another cluster's.
 func TestRestoreElsewhere(t *testing.T) {

@@ -33,7 +33,11 @@ func (c *Cluster) recallSettings(ctx context.Context) error {
 	if err := d.Decode(&kept); err != nil {
 		return fmt.Errorf("reading %s on %s: %w", settingsFile, first.Address, err)
 	}
-	c.Options.Settings = kept.with(c.Options.Settings)
+	now := kept.with(c.Options.Settings)
+	c.Options.Settings = kept
+	before := c.SANs()
+	c.Options.Settings = now
+	c.newNames = slices.DeleteFunc(c.SANs(), func(s string) bool { return slices.Contains(before, s) })
 	return nil
 }
 
@@ -62,6 +66,20 @@ func (s Settings) with(now Settings) Settings {
 	}
 	return s
 }
+
+// applyNames makes the API's certificates valid for what --endpoint, --vip and --san name that a cluster that is there
+// was not made with: clients who reach it by that would be refused otherwise. It comes before the settings are
+// kept, so that a run that is cut off here does it again.
+func applyNames(c *Cluster) []Batch {
+	var all []Batch
+	for _, n := range c.ByRole(Master) {
+		steps := Batch(c.Driver.ApplySANs(c, n))
+		all = append(all, append(steps, n.On("wait until all control planes are well", func(ctx context.Context, _ io.Writer) error { return c.Gate(ctx) })))
+	}
+	return all
+}
+
+func noNames(c *Cluster) bool { return len(c.newNames) == 0 }
 
 // keepSettings writes the settings on every control plane.
 func keepSettings(c *Cluster) []Batch {

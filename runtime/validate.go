@@ -48,11 +48,7 @@ func (c *Cluster) check() error {
 	if c.Options.VIP != "" {
 		list = append(list, c.checkVIP()...)
 	}
-	for _, san := range c.Options.SANs {
-		if !isHost(strings.TrimPrefix(san, "*.")) {
-			add("", "san", fmt.Sprintf("--san %q is neither a name nor an IP address", san), "give one such as api.example.com")
-		}
-	}
+	list = append(list, checkSANs(c.Options.SANs)...)
 	if c.Driver != nil {
 		list = append(list, c.Driver.CheckRequest(c)...)
 	}
@@ -107,6 +103,19 @@ func (c *Cluster) checkVIP() []Finding {
 		}
 	}
 	return nil
+}
+
+func checkSANs(sans []string) []Finding {
+	var list []Finding
+	for _, san := range sans {
+		if !isHost(strings.TrimPrefix(san, "*.")) {
+			list = append(list, Finding{
+				ID: "san", Severity: Fatal, Text: fmt.Sprintf("%q is neither a name nor an IP address", san),
+				Cure: "give one such as api.example.com",
+			})
+		}
+	}
+	return list
 }
 
 // isHost says whether s is an address, or a name that can be in a certificate and in DNS (RFC 1123).
