@@ -138,7 +138,7 @@ func (c *Cluster) wellOnce(ctx context.Context) error {
 // memberOf is the member of etcd on a host; ok is false where it has none.
 func memberOf(members []Member, n *Node) (m Member, ok bool) {
 	i := slices.IndexFunc(members, func(m Member) bool {
-		return m.Address != "" && parseAddr(m.Address) == parseAddr(n.IP)
+		return parseAddr(n.IP).IsValid() && parseAddr(m.Address) == parseAddr(n.IP)
 	})
 	if i < 0 {
 		return Member{}, false

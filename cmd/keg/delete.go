@@ -23,7 +23,7 @@ func newDeleteCommand(a *app) *cobra.Command {
 and the host is put back as it was. It is refused where the cluster would not bear it.
 
 --force gives up hosts that cannot be reached: the cluster forgets them, and what is on them stays.
-Wipe such a host, or name it in keg run, before it is connected to the network again.`,
+Wipe such a host before it is connected to the network again.`,
 		Example: `  keg delete --name shop --nodes 10.0.0.7
   keg delete --name shop --masters 10.0.0.2 --yes
   keg delete --name shop --masters 10.0.0.3 --force`,
