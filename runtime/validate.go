@@ -118,9 +118,9 @@ func checkSANs(sans []string) []Finding {
 	return list
 }
 
-// isHost says whether s is an address, or a name that can be in a certificate and in DNS (RFC 1123).
+// isHost says whether s is an address, or a name that kubeadm takes into a certificate (RFC 1123, in small letters).
 func isHost(s string) bool {
-	return parseAddr(s).IsValid() || len(s) <= 253 && hostName123.MatchString(strings.ToLower(s))
+	return parseAddr(s).IsValid() || len(s) <= 253 && hostName123.MatchString(s)
 }
 
 // checkRequest refuses what makes no sense before any host is reached.

@@ -53,6 +53,9 @@ way back but keg restore with the backup and the image before.`,
 				return err
 			}
 			var backup string
+			if batch < 0 {
+				return usageErrorf("--batch %d is no number of workers", batch)
+			}
 			options := runtime.UpgradeOptions{Workers: batch}
 			if !noBackup {
 				options.Backup = func(ctx context.Context, cluster *runtime.Cluster) (err error) {
