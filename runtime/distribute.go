@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -41,7 +42,11 @@ func claim(c *Cluster) []Batch {
 				if err := n.setState(ctx, s); err != nil {
 					return err
 				}
-				return n.Host.Claim(ctx, c.Driver.Claim(n))
+				claim := c.Driver.Claim(n)
+				if pods := c.Env(n)["POD_CIDR"]; pods != "" {
+					claim.Routes = strings.Split(pods, ",")
+				}
+				return n.Host.Claim(ctx, claim)
 			})}
 		}),
 	}

@@ -259,6 +259,9 @@ type ClaimRequest struct {
 	Paths []string `json:"paths"`
 	// Links are network devices; "cali*" stands for all whose name begins so.
 	Links []string `json:"links"`
+	// Routes are ranges, such as "10.244.0.0/16", that the runtime makes routes into: to the pods of other
+	// hosts.
+	Routes []string `json:"routes,omitempty"`
 	// Users are accounts of the system that the runtime makes where they are missing: those go, and those
 	// that are there already stay.
 	Users []string `json:"users,omitempty"`

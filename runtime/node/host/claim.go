@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path"
 	"path/filepath"
@@ -41,6 +42,11 @@ func (h *Host) Claim(ctx context.Context, req node.ClaimRequest) error {
 			return node.Errorf(node.KindRequest, "%q is no name of a network device", l)
 		}
 	}
+	for _, r := range req.Routes {
+		if p, err := netip.ParsePrefix(r); err != nil || p.Bits() < 8 {
+			return node.Errorf(node.KindRequest, "%q is no range of addresses to be claimed", r)
+		}
+	}
 	for _, u := range req.Users {
 		if !userForm.MatchString(u) || u == "root" {
 			return node.Errorf(node.KindRequest, "%q is no name of an account that may come and go", u)
@@ -71,6 +77,16 @@ func (h *Host) Claim(ctx context.Context, req node.ClaimRequest) error {
 	}
 	for _, l := range req.Links {
 		records = append(records, entry{Kind: kindLink, Name: l, Names: h.links(l)})
+	}
+	for _, r := range req.Routes {
+		e := entry{Kind: kindRoute, Name: r}
+		if rec.has(e) {
+			continue
+		}
+		if e.Names, err = h.routes(ctx, r); err != nil {
+			return err
+		}
+		records = append(records, e)
 	}
 	accounts, err := h.claimUsers(rec, req.Users)
 	if err != nil {

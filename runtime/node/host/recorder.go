@@ -25,6 +25,7 @@ const (
 	kindBlock  = "block"  // Before, without content; Marker
 	kindClaim  = "claim"  // Before; Listing and Mounts if it was there
 	kindLink   = "link"   // Names are the network devices there were of that name or pattern
+	kindRoute  = "route"  // Names are the routes there were into a range
 	kindUnit   = "unit"   // Enabled, Active
 	kindSysctl = "sysctl" // Value
 	kindModule = "module" // was not loaded

@@ -84,6 +84,7 @@ func (u *undo) run(ctx context.Context) error {
 		{[]string{kindClaim}, back, u.unclaim},
 		{[]string{kindUser}, back, func(e entry) (bool, error) { return h.undoUser(ctx, e) }},
 		{[]string{kindLink}, back, func(e entry) (bool, error) { return h.undoLink(ctx, e) }},
+		{[]string{kindRoute}, back, func(e entry) (bool, error) { return h.undoRoutes(ctx, e) }},
 		{[]string{kindChains}, back, func(e entry) (bool, error) { return h.undoFilter(ctx, e) }},
 		{[]string{kindGroups}, back, func(e entry) (bool, error) { return h.undoGroups(ctx, e) }},
 		{[]string{kindFile, kindDir, kindBlock}, back, u.restore},
@@ -215,6 +216,14 @@ func (u *undo) residue(ctx context.Context) []string {
 		case kindLink:
 			for _, l := range h.cameLinks(e) {
 				found = append(found, "network device "+l+": was not there before")
+			}
+		case kindRoute:
+			came, err := h.cameRoutes(ctx, e)
+			if err != nil {
+				one("routes into " + e.Name + ": " + err.Error())
+			}
+			for _, r := range came {
+				found = append(found, "route to "+r+": was not there before")
 			}
 		case kindUnit:
 			one(h.unitResidue(ctx, e))
