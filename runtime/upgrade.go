@@ -75,12 +75,22 @@ func (u *upgrade) validate(c *Cluster) []Batch {
 			return err
 		}
 		c.findings = append(c.findings, c.architectures()...)
-		// Where an upgrade was cut off, a control plane may just be coming up again.
+		// Where an upgrade was cut off, a control plane may just be coming up again, and its node with it.
 		var nodes []NodeStatus
-		if err := Wait(ctx, comingUp, "the API", func(ctx context.Context) (err error) {
-			nodes, err = c.APINodes(ctx)
-			return err
-		}); err != nil {
+		err := Wait(ctx, comingUp, "the API and the nodes", func(ctx context.Context) error {
+			list, err := c.APINodes(ctx)
+			if err != nil {
+				return err
+			}
+			nodes = list
+			for _, s := range list {
+				if !s.Ready && !u.begun(c) {
+					return fmt.Errorf("node %s is not ready: %s", s.Name, s.Reason)
+				}
+			}
+			return nil
+		})
+		if nodes == nil || ctx.Err() != nil {
 			return err
 		}
 		c.findings = append(c.findings, u.judgeNodes(c, nodes)...)
