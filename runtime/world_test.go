@@ -289,7 +289,11 @@ func (d fakeDriver) Init(c *runtime.Cluster) []runtime.Batch {
 func (d fakeDriver) join(c *runtime.Cluster, n *runtime.Node, part func(m *machine) *bool) runtime.Step {
 	return n.On("join", func(ctx context.Context, _ io.Writer) error {
 		m := d.at(n)
-		if _, there := d.kubelets[m.name]; *part(m) && there && n.Done(runtime.DoneJoin) {
+		d.mu.Lock()
+		_, there := d.kubelets[m.name]
+		there = there && *part(m)
+		d.mu.Unlock()
+		if there && n.Done(runtime.DoneJoin) {
 			return runtime.ErrAlready
 		}
 		if err := d.op("join "+m.name, func() {
