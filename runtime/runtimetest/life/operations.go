@@ -335,6 +335,23 @@ func (l *life) refuseQuorum() {
 	}
 	l.lab.Verb(l.T, "start", l.h[2].Name)
 	l.ready(l.NewVersion, l.h[0], l.h[1], l.h[2], l.h[3])
+	l.well(l.h[:3])
+}
+
+// well waits until every control plane answers by itself. A node that was off for a moment is taken for ready
+// before that.
+func (l *life) well(masters []labtest.Host) {
+	l.Helper()
+	for _, h := range masters {
+		l.eventually("the control plane on "+h.Name, 3*time.Minute, func() error {
+			out, err := l.kubectl("--server", "https://"+net.JoinHostPort(h.Addr, "6443"), "get", "--raw", "/readyz")
+			if err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+			return nil
+		})
+	}
+	time.Sleep(10 * time.Second) // members of etcd that were gone are judged anew
 }
 
 func (l *life) removeMaster() {
