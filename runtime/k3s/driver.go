@@ -62,7 +62,7 @@ func (Driver) Items(_ *runtime.Cluster, n *runtime.Node) []node.InstallItem {
 func (Driver) Claim(*runtime.Node) node.ClaimRequest {
 	return node.ClaimRequest{
 		Paths: []string{
-			"/etc/rancher", "/var/lib/rancher", "/run/k3s", "/run/flannel", "/run/containerd", "/run/nri",
+			"/etc/rancher", "/var/lib/rancher", "/run/k3s", "/run/flannel", "/run/containerd", "/run/nri", "/opt/containerd",
 			"/var/lib/kubelet", "/var/log/pods", "/var/log/containers", "/usr/libexec/kubernetes", "/root/.kube",
 			"/etc/cni/net.d", "/var/lib/cni", "/opt/cni", "/run/netns",
 			"/var/lib/calico", "/run/calico", "/var/log/calico", "/run/cilium", "/run/xtables.lock",
