@@ -38,6 +38,7 @@ func TestMain(m *testing.M) {
 func TestLabUndo(t *testing.T) {
 	lab := labtest.Open(t)
 	h := lab.Hosts[0]
+	lab.Verb(t, "wipe", h.Name) // other tests leave units that have ended, and the power loss takes those away
 	before := lookAround(t, lab, h.Name)
 
 	ssh, c := connect(t, lab, h)
