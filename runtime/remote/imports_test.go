@@ -22,7 +22,7 @@ func TestImports(t *testing.T) {
 			return err
 		}
 		dir := filepath.ToSlash(strings.TrimPrefix(filepath.Dir(path), root+string(filepath.Separator)))
-		if dir == "remote" || strings.HasPrefix(dir, "remote/") {
+		if dir == "remote" || strings.HasPrefix(dir, "remote/") || dir == "runtimetest/life" { // the last is an operator's shell
 			return nil
 		}
 		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
