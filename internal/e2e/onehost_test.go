@@ -39,7 +39,7 @@ func TestSudo(t *testing.T) {
 	}{
 		{append([]string{appName, "--name", "another", "--masters", host.Addr}, login...), `belongs to cluster "e2e"`},
 		{append([]string{appName, "--name", "another", "--masters", other.Addr, "--nodes", host.Addr}, login...), `belongs to cluster "e2e"`},
-		{append([]string{appName, "--name", "e2e", "--masters", other.Addr, "--nodes", host.Addr}, login...), "it is a master of this cluster, not a worker"},
+		{append([]string{appName, "--name", "e2e", "--masters", other.Addr, "--nodes", host.Addr}, login...), "choose another --name"},
 		{append([]string{b.otherImage()}, args[2:]...), "run that image"},
 	} {
 		if _, stderr := b.code(3, append([]string{"run"}, tc.args...)...); !strings.Contains(stderr, tc.text) {

@@ -137,7 +137,7 @@ lock=/run/lock/keg-node.lock
 for p in /proc/[0-9]*; do
   cmd=$(tr '\0' ' ' 2>/dev/null <$p/cmdline)
   case $cmd in
-  /var/lib/keg-node/keg-node\ registry*) ;;
+  /var/lib/keg-node/keg-node\ registry*|/var/lib/keg-node/keg-node\ balance*) ;;
   */keg-node\ *|*kubeadm\ *) echo "$cmd" ;;
   esac
 done`
