@@ -59,16 +59,13 @@ func checkQuorum(members []Member, leaving func(m Member) bool) error {
 	return nil
 }
 
-// gateHold is how long everything must stay well before the next control plane is touched.
+// gateHold is how long everything must stay well before anything else is touched: a kubelet that was just
+// started lets the API server run for some seconds before it replaces it.
 const gateHold = 5 * time.Second
 
 // Gate waits until the control plane is well: every one answers by itself, every member of etcd votes
-// and answers; and, where there are several, it stays so for some seconds.
+// and answers; and it stays so for some seconds.
 func (c *Cluster) Gate(ctx context.Context) error {
-	hold := gateHold
-	if len(c.madeMasters()) < 2 {
-		hold = 0
-	}
 	var since time.Time
 	return Wait(ctx, NodeReadyLimit, "the control planes", func(ctx context.Context) error {
 		if err := c.wellOnce(ctx); err != nil {
@@ -78,7 +75,7 @@ func (c *Cluster) Gate(ctx context.Context) error {
 		if since.IsZero() {
 			since = time.Now()
 		}
-		if time.Since(since) < hold {
+		if time.Since(since) < gateHold {
 			return errors.New("they are well, but not for long enough yet")
 		}
 		return nil

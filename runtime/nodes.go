@@ -135,7 +135,9 @@ func parseNodes(data []byte) ([]NodeStatus, error) {
 // for two minutes and then comes by itself.
 const NodeReadyLimit = 5 * time.Minute
 
-// apiNode is one node of the API's list; an error says that it is not there.
+var errNoNode = errors.New("the API has no node")
+
+// apiNode is one node of the API's list; errNoNode says that it is not there.
 func (c *Cluster) apiNode(ctx context.Context, n *Node) (NodeStatus, error) {
 	list, err := c.APINodes(ctx)
 	if err != nil {
@@ -144,7 +146,7 @@ func (c *Cluster) apiNode(ctx context.Context, n *Node) (NodeStatus, error) {
 	if i := slices.IndexFunc(list, func(s NodeStatus) bool { return s.Name == n.Name }); i >= 0 {
 		return list[i], nil
 	}
-	return NodeStatus{}, fmt.Errorf("the API has no node %q", n.Name)
+	return NodeStatus{}, fmt.Errorf("%w %q", errNoNode, n.Name)
 }
 
 // waitNode waits until a node is ready; a version that is not "" must be its kubelet's.
@@ -176,21 +178,44 @@ const drainLimit = 5 * time.Minute
 // drain takes new pods off a node and moves those that are there. Pods of DaemonSets stay; what lies in
 // emptyDir volumes goes, as it does whenever a pod moves.
 func (c *Cluster) drain(ctx context.Context, n *Node, out io.Writer) error {
-	if _, err := c.apiNode(ctx, n); err != nil {
-		return err
-	}
-	_, err := c.KubectlOn(ctx, c.First(), nil, out, "drain", n.Name, "--ignore-daemonsets", "--delete-emptydir-data", "--force",
-		"--grace-period=120", "--timeout="+drainLimit.String())
-	if err != nil {
-		return fmt.Errorf("draining node %s: %w", n.Name, err)
-	}
-	return nil
+	return c.despiteAPI(ctx, func(ctx context.Context) error {
+		if _, err := c.apiNode(ctx, n); err != nil {
+			return err
+		}
+		_, err := c.KubectlOn(ctx, c.First(), nil, out, "drain", n.Name, "--ignore-daemonsets", "--delete-emptydir-data", "--force",
+			"--grace-period=120", "--timeout="+drainLimit.String())
+		if err != nil {
+			return fmt.Errorf("draining node %s: %w", n.Name, err)
+		}
+		return nil
+	})
 }
 
 // uncordon lets pods onto a node again.
 func (c *Cluster) uncordon(ctx context.Context, n *Node) error {
-	_, err := c.Kubectl(ctx, "uncordon", n.Name, apiLimit)
-	return err
+	return c.despiteAPI(ctx, func(ctx context.Context) error {
+		_, err := c.Kubectl(ctx, "uncordon", n.Name, apiLimit)
+		return err
+	})
+}
+
+// despiteAPI does something by way of the API, and again where that failed while the API went away and came back: a
+// server that was upgraded or got another certificate may restart late. What took drainLimit has failed for good.
+func (c *Cluster) despiteAPI(ctx context.Context, do func(ctx context.Context) error) error {
+	begin := time.Now()
+	for again := 2; ; again-- {
+		err := do(ctx)
+		if err == nil || again == 0 || ctx.Err() != nil || errors.Is(err, errNoNode) || time.Since(begin) >= drainLimit {
+			return err
+		}
+		answers := func(ctx context.Context) error {
+			_, err := c.Kubectl(ctx, "get", "--raw", "/readyz", "--request-timeout=5s")
+			return err
+		}
+		if Wait(ctx, comingUp, "the API", answers) != nil {
+			return err
+		}
+	}
 }
 
 // deleteNode deletes the Node object; that it is gone already is no error.

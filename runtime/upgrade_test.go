@@ -117,6 +117,25 @@ func TestUpgradeStops(t *testing.T) {
 	}
 }
 
+// TestUpgradeDespiteAPI: a server that is replaced late, when the next host is drained or let on again, costs a
+// little time and no more.
+func TestUpgradeDespiteAPI(t *testing.T) {
+	for _, away := range []string{"drain h3", "uncordon h1", "get nodes"} {
+		inBubble(t, func(t *testing.T) {
+			w := newWorld(3)
+			w.install(t, 1)
+			w.newer("v1.38.0")
+			w.away = away
+			if err := runtime.Run(t.Context(), w.cluster("v1.38.0", 1, 2), runtime.UpgradePhases(runtime.UpgradeOptions{})); err != nil {
+				t.Errorf("%s: %v", away, err)
+			}
+			if w.away != "" {
+				t.Errorf("%s never came", away)
+			}
+		})
+	}
+}
+
 func TestUpgradeAfterKill(t *testing.T) {
 	everyKill(t, func(t *testing.T) *world {
 		w := newWorld(3)

@@ -41,6 +41,8 @@ type world struct {
 	log      []string          // what changed, in order
 
 	failOn string // an operation that fails
+	away   string // an operation during which the API goes away, once
+	refuse int    // how many questions it refuses from then on
 	ops    int
 	killAt int // 0 is never
 	after  bool
@@ -190,11 +192,20 @@ func (m *machine) kubectl(args []string, out io.Writer) error {
 	w := m.world
 	w.mu.Lock()
 	up := m.master && w.members[m.ip] && w.quorum()
+	if w.away == args[0]+" "+args[1] {
+		w.away, w.refuse = "", 5
+	}
+	refused := w.refuse > 0
+	if refused {
+		w.refuse--
+	}
 	w.mu.Unlock()
-	if !up {
+	if !up || refused {
 		return m.fail("the API does not answer")
 	}
 	switch line := strings.Join(args, " "); {
+	case strings.HasPrefix(line, "get --raw /readyz"):
+		return nil
 	case strings.HasPrefix(line, "get --raw /version"):
 		return json.NewEncoder(out).Encode(map[string]string{"gitVersion": w.api})
 	case strings.HasPrefix(line, "get nodes"):
