@@ -16,17 +16,35 @@ func usageErrorf(format string, args ...any) error {
 	return &usageError{text: fmt.Sprintf(format, args...)}
 }
 
-// isUnknownCommand recognises cobra's own error, which has no type.
-func isUnknownCommand(err error) bool {
-	return strings.HasPrefix(err.Error(), "unknown command ")
-}
-
 // Validators of arguments that say what is wanted.
 func noArgs(c *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return usageErrorf("%q: %s takes no arguments, see %s --help", args[0], c.CommandPath(), c.CommandPath())
 	}
 	return nil
+}
+
+// group gives a command others below it. Alone it prints its help, if it does nothing else; a word that is none of
+// them is not taken for an argument.
+func group(c *cobra.Command, commands ...*cobra.Command) *cobra.Command {
+	c.Args = knownCommand
+	if c.RunE == nil {
+		c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+	}
+	c.AddCommand(commands...)
+	return c
+}
+
+func knownCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	cure := "see " + c.CommandPath() + " --help"
+	c.SuggestionsMinimumDistance = 2 // cobra sets it only where it looks for commands itself
+	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+		cure = "did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return usageErrorf("unknown command %q for %q: %s", args[0], c.CommandPath(), cure)
 }
 
 func oneArg(what string) cobra.PositionalArgs {

@@ -11,14 +11,10 @@ import (
 )
 
 func newBasefsCommand(a *app) *cobra.Command {
-	c := &cobra.Command{
+	return group(&cobra.Command{
 		Use:   "basefs",
 		Short: "Work on the tree of a base image",
-		Args:  noArgs,
-		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
-	}
-	c.AddCommand(newBasefsCheckCommand(a), newBasefsInitCommand(a), newBasefsChecksumsCommand(a))
-	return c
+	}, newBasefsCheckCommand(a), newBasefsInitCommand(a), newBasefsChecksumsCommand(a))
 }
 
 func newBasefsCheckCommand(a *app) *cobra.Command {

@@ -11,14 +11,10 @@ import (
 )
 
 func newCertsCommand(a *app) *cobra.Command {
-	c := &cobra.Command{
+	return group(&cobra.Command{
 		Use:   "certs",
 		Short: "Show and renew a cluster's certificates, and rotate its join secrets",
-		Args:  noArgs,
-		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
-	}
-	c.AddCommand(newCertsShowCommand(a), newCertsRenewCommand(a), newCertsAddSANCommand(a), newCertsRotateTokensCommand(a))
-	return c
+	}, newCertsShowCommand(a), newCertsRenewCommand(a), newCertsAddSANCommand(a), newCertsRotateTokensCommand(a))
 }
 
 func newCertsShowCommand(a *app) *cobra.Command {

@@ -54,7 +54,7 @@ func exitCode(err error) int {
 		skipped   *discover.StrictError
 	)
 	switch {
-	case errors.As(err, &usage), isUnknownCommand(err):
+	case errors.As(err, &usage):
 		return exitUsage
 	case errors.As(err, &skipped):
 		return exitRefused

@@ -20,7 +20,6 @@ func newImagesCommand(a *app) *cobra.Command {
 		Example: `  keg images
   keg images -o json | jq '.[].name'`,
 		Aliases: []string{"ls"},
-		Args:    noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := a.store()
 			if err != nil {
@@ -44,8 +43,7 @@ func newImagesCommand(a *app) *cobra.Command {
 	}
 	out.register(c)
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print digests only")
-	c.AddCommand(newImagesFindCommand(a))
-	return c
+	return group(c, newImagesFindCommand(a))
 }
 
 // summaries lists what can be read, and says what cannot: one damaged image does not hide the others.

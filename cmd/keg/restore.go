@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 
 	"filippo.io/age"
 	"github.com/spf13/cobra"
@@ -63,6 +64,9 @@ func unreadBackup(err error) error {
 
 func (a *app) restore(c *cobra.Command, file, image string, flags *runFlags, keys backupKeys, yes bool) error {
 	ctx := c.Context()
+	if _, err := os.Stat(file); err != nil { // before anybody is asked for a passphrase
+		return fmt.Errorf("opening backup: %w", err)
+	}
 	identities, err := keys.identities(ctx, a)
 	if err != nil {
 		return err

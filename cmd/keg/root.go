@@ -103,22 +103,20 @@ into one OCI image, a cluster image, and runs it on bare hosts that have no inte
 			newSaveCommand(a), newLoadCommand(a), newServeCommand(a),
 		}
 	}
-	group := func(id string, commands ...*cobra.Command) {
+	under := func(title string, commands ...*cobra.Command) {
 		for _, c := range commands {
-			c.GroupID = id
-			root.AddCommand(c)
+			c.GroupID = title
 		}
+		group(root, commands...)
 	}
-	group("image", imageCommands()...)
-	group("image", newBasefsCommand(a))
-	group("cluster",
+	under("image", imageCommands()...)
+	under("image", newBasefsCommand(a))
+	under("cluster",
 		newRunCommand(a), newStatusCommand(a), newKubeconfigCommand(a), newDeleteCommand(a), newUpgradeCommand(a),
 		newCertsCommand(a), newBackupCommand(a), newRestoreCommand(a), newResetCommand(a),
 	)
-	image := &cobra.Command{Use: "image", Short: "The image commands, grouped", Args: noArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
-	image.AddCommand(imageCommands()...)
-	root.AddCommand(image, newVersionCommand(a), newGenDocsCommand(a))
-	return root
+	image := group(&cobra.Command{Use: "image", Short: "The image commands, grouped"}, imageCommands()...)
+	return group(root, image, newVersionCommand(a), newGenDocsCommand(a))
 }
 
 // env is the value of an environment variable, or "".
