@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -142,9 +143,10 @@ func addSANs(ctx context.Context, c *runtime.Cluster) (cluster map[string]any, c
 const signDir = secretDir + "/pki"
 
 const (
-	beginSign = `umask 077 && rm -rf "$1" && mkdir -p "$1" && cp ` + pkiDir + `/ca.crt ` + pkiDir + `/ca.key "$1"`
+	// The authority stays where it is, also where keg dies now.
+	beginSign = `umask 077 && rm -rf "$1" && mkdir -p "$1" && ln -s ` + pkiDir + `/ca.crt ` + pkiDir + `/ca.key "$1"`
 	endSign   = `cp -p "$1/apiserver.key" ` + pkiDir + `/apiserver.key.new && cp -p "$1/apiserver.crt" ` + pkiDir + `/apiserver.crt.new &&
-mv ` + pkiDir + `/apiserver.key.new ` + pkiDir + `/apiserver.key && mv ` + pkiDir + `/apiserver.crt.new ` + pkiDir + `/apiserver.crt && rm -rf "$1"`
+mv ` + pkiDir + `/apiserver.key.new ` + pkiDir + `/apiserver.key && mv ` + pkiDir + `/apiserver.crt.new ` + pkiDir + `/apiserver.crt`
 )
 
 // ApplySANs makes the API server's certificate anew where it lacks a name. The server reads it by itself.
@@ -174,7 +176,7 @@ func (d Driver) ApplySANs(c *runtime.Cluster, n *runtime.Node) []runtime.Step {
 	}
 }
 
-func signAPI(ctx context.Context, c *runtime.Cluster, n *runtime.Node, out writer) error {
+func signAPI(ctx context.Context, c *runtime.Cluster, n *runtime.Node, out writer) (err error) {
 	cluster, _, err := addSANs(ctx, c)
 	if err != nil {
 		return err
@@ -194,6 +196,11 @@ func signAPI(ctx context.Context, c *runtime.Cluster, n *runtime.Node, out write
 	shell := func(script string) error {
 		return n.Runner.Run(ctx, remote.Cmd{Args: []string{"/bin/sh", "-c", script, "sh", signDir}})
 	}
+	defer func() {
+		if !errors.Is(err, remote.ErrDisconnected) { // else the next run clears the way
+			err = errors.Join(err, n.Remove(context.WithoutCancel(ctx), signDir))
+		}
+	}()
 	if err := shell(beginSign); err != nil {
 		return err
 	}

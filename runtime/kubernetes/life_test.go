@@ -251,6 +251,24 @@ func TestServices(t *testing.T) {
 	})
 }
 
+// TestSignFails: a certificate that cannot be made leaves nothing of the cluster's keys in another place.
+func TestSignFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := grown(t)
+		s.unsigned = true
+		if err := runtime.Run(t.Context(), s.large(allHosts...), runtime.SANPhases([]string{"api.example.com"})); err == nil {
+			t.Error("it is done without a certificate")
+		}
+		for _, m := range s.machines {
+			for _, f := range m.host.Files() {
+				if strings.HasPrefix(f, secretDir) {
+					t.Errorf("%s is left on %s", f, m.name)
+				}
+			}
+		}
+	})
+}
+
 // TestRestoreAfterKill: all hosts are gone; the backup comes back on others, killed at each point.
 func TestRestoreAfterKill(t *testing.T) {
 	id, err := age.GenerateX25519Identity()

@@ -50,6 +50,7 @@ type sim struct {
 	sans     []any
 	minor    int // of the programs in the rootfs
 	killed   string
+	unsigned bool     // kubeadm makes no certificate
 	guarded  bool     // a reset of a member that etcd counts is told in broken
 	ran      []string // commands of apps and CMDS
 	leaked   []string // secrets seen in arguments
@@ -221,7 +222,7 @@ func (m *machine) run(args []string, stdin, dir string, out io.Writer) error {
 	has := func(p string) bool { return m.host.File(p) != nil }
 	switch {
 	case args[0] == "/bin/sh" && slices.Contains([]string{
-		stopPods, endProgram, mendManifests, restartStatic, renewKubelet, beginSign, makeDir, restartStale,
+		stopPods, endProgram, mendManifests, restartStatic, renewKubelet, makeDir, restartStale,
 	}, args[2]):
 		return nil
 	case args[0] == "true", args[0] == "test", args[0] == "ctr":
@@ -234,7 +235,7 @@ func (m *machine) run(args []string, stdin, dir string, out io.Writer) error {
 		_, err := out.Write(data)
 		return err
 	case args[0] == "rm":
-		m.host.Remove(args[2])
+		m.host.Remove(args[len(args)-1])
 		return nil
 	case args[0] == "systemctl":
 		fmt.Fprintln(out, "active")
@@ -280,9 +281,11 @@ func (m *machine) run(args []string, stdin, dir string, out io.Writer) error {
 		}
 		m.host.Write("/var/lib/etcd/member", string(m.host.File(restoreDir+"/etcd/member")))
 		return nil
+	case args[0] == "/bin/sh" && args[2] == beginSign:
+		m.host.Write(signDir+"/ca.key", "the cluster's")
+		return nil
 	case args[0] == "/bin/sh" && args[2] == endSign:
 		m.host.Write(pkiDir+"/apiserver.crt", string(m.host.File(signDir+"/apiserver.crt")))
-		m.host.Remove(signDir)
 		return nil
 	case args[0] == "/bin/sh" && strings.Contains(args[2], "eval"):
 		lines := strings.Split(strings.TrimSpace(stdin), "\n")
@@ -312,6 +315,9 @@ func (m *machine) kubeadm(args []string) error {
 	switch args[1] {
 	case "init":
 		doc, err := m.configOf(args)
+		if args[2] == "phase" && s.unsigned {
+			return m.fail(args, "no space left on device")
+		}
 		if args[2] == "phase" { // of a certificate
 			m.host.Write(signDir+"/apiserver.crt", string(s.ca))
 			return err
