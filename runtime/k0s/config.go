@@ -18,7 +18,7 @@ import (
 )
 
 // template is the tree's k0s.yaml, as rendered on each host.
-const template = node.Rootfs + "/etc/k0s/k0s.yaml"
+const template = "etc/k0s/k0s.yaml"
 
 // config is k0s.yaml of a control plane: what the image says, then keg's keys, then the user's word. All
 // control planes have the same, but for their addresses.
@@ -115,7 +115,7 @@ func sameLasting(doc map[string]any, working []byte) error {
 
 // rendered is the image's k0s.yaml, or that of the tree in basefs/k0s where the image has none, as trees of sealer.
 func rendered(ctx context.Context, c *runtime.Cluster, n *runtime.Node) ([]byte, error) {
-	text, err := n.Read(ctx, template)
+	text, err := n.Read(ctx, node.Rootfs+"/"+template)
 	if err != nil || text != nil {
 		return text, err
 	}
@@ -123,7 +123,7 @@ func rendered(ctx context.Context, c *runtime.Cluster, n *runtime.Node) ([]byte,
 	if err != nil {
 		return nil, err
 	}
-	const name = "etc/k0s/k0s.yaml.tmpl"
+	const name = template + ".tmpl"
 	if text, err = fs.ReadFile(tree, name); err != nil {
 		return nil, fmt.Errorf("reading keg's own k0s.yaml: %w", err)
 	}

@@ -37,6 +37,8 @@ const (
 	runDir      = "/run/k0s"
 	// workDir holds what is keg's own.
 	workDir = node.Dir + "/k0s"
+	// imageConfig is what the image has of k0s.yaml.
+	imageConfig = workDir + "/image.yaml"
 	// staleFile says that k0s has not yet read what was last written for it.
 	staleFile = workDir + "/stale"
 	// installedFile says what `k0s install` was last asked for, and what it made of it.
@@ -54,9 +56,14 @@ var _ runtime.Driver = Driver{}
 // Name is "k0s".
 func (Driver) Name() string { return "k0s" }
 
-// Items are the programs: configuration is made for each host by itself.
-func (Driver) Items(*runtime.Cluster, *runtime.Node) []node.InstallItem {
-	return []node.InstallItem{{From: "bin", To: binDir, Mode: 0o755}}
+// Items are the programs, and what the image says of configuration: k0s.yaml is made of that on each control
+// plane, and an upgrade sees by it that there is something to do. Trees of sealer have none.
+func (Driver) Items(_ *runtime.Cluster, n *runtime.Node) []node.InstallItem {
+	list := []node.InstallItem{{From: "bin", To: binDir, Mode: 0o755}}
+	if n.Role == runtime.Master {
+		list = append(list, node.InstallItem{From: template, To: imageConfig, Mode: 0o600, Optional: true})
+	}
+	return list
 }
 
 // users are the accounts that `k0s install controller` makes where they are missing.

@@ -122,6 +122,28 @@ func TestUpgradeAfterKill(t *testing.T) {
 	})
 }
 
+// TestUpgradeTemplate: an image of the same version that configures k0s otherwise is a change.
+func TestUpgradeTemplate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(ips...)
+		s.mustRun(t)
+		c := s.cluster("", oldVersion, 2, ips...)
+		c.Image.Target = c.Content.(blobs).add("index of v2")
+		for _, m := range s.machines {
+			m.host.Rootfs["etc/k0s/k0s.yaml"] += "  controllerManager: {extraArgs: {v: \"4\"}}\n"
+		}
+		if err := runtime.Run(t.Context(), c, runtime.UpgradePhases(runtime.UpgradeOptions{})); err != nil {
+			t.Fatal(err)
+		}
+		s.problems(t, oldVersion, 2, ips...)
+		for _, ip := range ips[:2] {
+			if !strings.Contains(string(s.machines[ip].host.File(configFile)), "controllerManager") {
+				t.Errorf("%s runs with its old configuration", ip)
+			}
+		}
+	})
+}
+
 func TestRemoveAfterKill(t *testing.T) {
 	for _, leaving := range []int{0, 1, 2} { // the first control plane, the other, the worker
 		t.Run(ips[leaving], func(t *testing.T) {
