@@ -3,11 +3,13 @@ package kubernetes
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"time"
 
 	"github.com/Masterminds/semver/v3"
+	"github.com/pelletier/go-toml/v2"
 
 	"github.com/clusterimage/keg/runtime"
 	"github.com/clusterimage/keg/runtime/node"
@@ -82,27 +84,58 @@ func (Driver) Inspect(ctx context.Context, c *runtime.Cluster, n *runtime.Node) 
 	if err != nil {
 		return nil, err
 	}
-	return append(list, judgeConfig(n, string(config), c.Env(n)["PAUSE_IMAGE"])...), nil
+	return judgeConfig(n, config, c.Env(n)["PAUSE_IMAGE"])
+}
+
+// containerdConfig is what is judged of containerd's own configuration: version 3, which containerd 2 dumps whatever
+// version its file has.
+type containerdConfig struct {
+	Plugins struct {
+		Images struct {
+			PinnedImages struct {
+				Sandbox string `toml:"sandbox"`
+			} `toml:"pinned_images"`
+			Registry struct {
+				ConfigPath string `toml:"config_path"`
+			} `toml:"registry"`
+		} `toml:"io.containerd.cri.v1.images"`
+		Runtime struct {
+			Containerd struct {
+				Default  string `toml:"default_runtime_name"`
+				Runtimes map[string]struct {
+					Options struct {
+						SystemdCgroup bool
+					} `toml:"options"`
+				} `toml:"runtimes"`
+			} `toml:"containerd"`
+		} `toml:"io.containerd.cri.v1.runtime"`
+	} `toml:"plugins"`
 }
 
 // judgeConfig finds what `containerd config dump` lacks.
-func judgeConfig(n *runtime.Node, config, pause string) []runtime.Finding {
-	var list []runtime.Finding
-	for _, w := range []struct{ key, value, why string }{
-		{"config_path", certsDir, "to pull from the cluster's registry"},
-		{"SystemdCgroup", "true", "since kubelet's control groups are systemd's"},
-		{"sandbox", pause, "which is the image that there is"},
-	} {
-		line := regexp.MustCompile(`(?m)^\s*` + w.key + `\s*=\s*['"]?` + regexp.QuoteMeta(w.value) + `['"]?\s*$`)
-		if !line.MatchString(config) {
-			list = append(list, runtime.Finding{
-				Host: n.Address.String(), ID: "containerd", Severity: runtime.Fatal,
-				Text: fmt.Sprintf("its containerd has no %s = %q, %s", w.key, w.value, w.why),
-				Cure: "set it in /etc/containerd/config.toml and restart containerd",
-			})
-		}
+func judgeConfig(n *runtime.Node, dump []byte, pause string) ([]runtime.Finding, error) {
+	var config containerdConfig
+	if err := toml.Unmarshal(dump, &config); err != nil {
+		return nil, fmt.Errorf("reading containerd's configuration: %w", err)
 	}
-	return list
+	var list []runtime.Finding
+	lacks := func(text string) {
+		list = append(list, runtime.Finding{
+			Host: n.Address.String(), ID: "containerd", Severity: runtime.Fatal,
+			Text: "its containerd has " + text, Cure: "set it in /etc/containerd/config.toml and restart containerd",
+		})
+	}
+	images, engine := config.Plugins.Images, config.Plugins.Runtime.Containerd
+	if !slices.Contains(filepath.SplitList(images.Registry.ConfigPath), certsDir) {
+		lacks(fmt.Sprintf("config_path %q, not %q, to pull from the cluster's registry", images.Registry.ConfigPath, certsDir))
+	}
+	if !engine.Runtimes[engine.Default].Options.SystemdCgroup {
+		lacks(fmt.Sprintf("SystemdCgroup = false for its runtime %q, and kubelet's control groups are systemd's", engine.Default))
+	}
+	if images.PinnedImages.Sandbox != pause {
+		lacks(fmt.Sprintf("sandbox %q, not %q, which is the image that there is", images.PinnedImages.Sandbox, pause))
+	}
+	return list, nil
 }
 
 // startContainerd is a step of every node.

@@ -71,14 +71,42 @@ func TestNewerVersion(t *testing.T) {
 }
 
 func TestJudgeContainerd(t *testing.T) {
-	const config = "sandbox = 'registry.k8s.io/pause:3.10.2'\n  config_path = '/etc/containerd/certs.d'\n  SystemdCgroup = true\n"
+	const config = `version = 3
+[plugins]
+  [plugins.'io.containerd.cri.v1.images']
+    [plugins.'io.containerd.cri.v1.images'.pinned_images]
+      sandbox = 'registry.k8s.io/pause:3.10.2'
+    [plugins.'io.containerd.cri.v1.images'.registry]
+      config_path = '/etc/containerd/certs.d:/etc/docker/certs.d'
+  [plugins.'io.containerd.cri.v1.runtime'.containerd]
+    default_runtime_name = 'runc'
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+      SystemdCgroup = true
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.other.options]
+      SystemdCgroup = false
+`
 	n := scene(0, 2, nil).First()
-	if list := judgeConfig(n, config, "registry.k8s.io/pause:3.10.2"); len(list) > 0 {
-		t.Errorf("findings %v", list)
+	for _, tt := range []struct {
+		name, old, new, pause string
+		want                  []string
+	}{
+		{"good", "", "", "registry.k8s.io/pause:3.10.2", nil},
+		{"all wrong", "'runc'\n", "'other'\n", "registry.k8s.io/pause:3.10", []string{`SystemdCgroup = false for its runtime "other"`, "sandbox"}},
+		{"no certs.d", "config_path = '/etc/containerd/certs.d:", "config_path = '", "registry.k8s.io/pause:3.10.2", []string{`config_path "/etc/docker/certs.d"`}},
+	} {
+		list, err := judgeConfig(n, []byte(strings.Replace(config, tt.old, tt.new, 1)), tt.pause)
+		if err != nil || len(list) != len(tt.want) {
+			t.Errorf("%s: findings %v, %v", tt.name, list, err)
+			continue
+		}
+		for i, text := range tt.want {
+			if !strings.Contains(list[i].Text, text) {
+				t.Errorf("%s: %q does not say %q", tt.name, list[i].Text, text)
+			}
+		}
 	}
-	list := judgeConfig(n, strings.Replace(config, "true", "false", 1), "registry.k8s.io/pause:3.10")
-	if len(list) != 2 || !strings.Contains(list[0].Text, "SystemdCgroup") || !strings.Contains(list[1].Text, "sandbox") {
-		t.Errorf("findings %v", list)
+	if _, err := judgeConfig(n, []byte("version = "), "p"); err == nil {
+		t.Error("broken TOML is taken")
 	}
 }
 
