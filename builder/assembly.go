@@ -31,6 +31,8 @@ type assembly struct {
 	vars      kubefile.Vars
 	downloads downloads
 	cache     *imagestore.Cache
+	remote    *caches
+	aside     bool // a stage that others copy from or mount
 
 	tree   *node
 	image  dockerspec.DockerOCIImage
@@ -81,9 +83,9 @@ type taken struct {
 }
 
 // platform builds the rootfs for one platform, and finds its embedded images.
-func (b *Builder) platform(ctx context.Context, req Request, bc *buildContext, named contexts, p ocispec.Platform) (PlatformResult, []clusterimage.Embedded, error) {
+func (b *Builder) platform(ctx context.Context, req Request, bc *buildContext, named contexts, remote *caches, p ocispec.Platform) (PlatformResult, []clusterimage.Embedded, error) {
 	a := &assembly{
-		b: b, req: &req, context: bc, contexts: named, platform: p, tree: newTree(),
+		b: b, req: &req, context: bc, contexts: named, remote: remote, platform: p, tree: newTree(),
 		held: map[string]held{}, taken: map[string]taken{}, known: map[kubefile.Pos]*stageFiles{}, stageImages: map[kubefile.Pos]ocispec.Descriptor{}, downloads: downloads{fetch: b.Fetch, store: b.Store},
 		res: PlatformResult{Platform: clusterimage.PlatformString(&p)},
 	}

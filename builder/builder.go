@@ -49,6 +49,8 @@ type Builder struct {
 	// Solver executes what packing files cannot do; nil makes every RUN an error. It is not touched by a
 	// Kubefile that executes nothing.
 	Solver Solver
+	// Caches moves what CacheFrom and CacheTo of a request name in registries; nil makes it an error.
+	Caches CacheClient
 	// Progress is told about every step.
 	Progress progress.Func
 	// Parallelism is how many goroutines compress, and how many images are pulled at a time; 0 is the
@@ -76,10 +78,17 @@ type Request struct {
 	SourceDateEpoch time.Time
 	// Tags are the names that the image gets, all at once, when it is complete.
 	Tags []name.Reference
-	// NoCache packs every layer anew.
+	// NoCache packs every layer anew, executes every instruction, and reads no CacheFrom.
 	NoCache bool
+	// CacheFrom are caches outside of the store that are asked for what instructions made that the store's own
+	// has not. One that cannot be read is a warning.
+	CacheFrom []CachePlace
+	// CacheTo are where what this build executed is kept, once the image is complete and before it gets its names.
+	CacheTo []CacheExport
 	// Pull asks the registry for base images even where the store has them.
 	Pull bool
+	// Network is "default", "none" or "host" for every RUN that says nothing itself; "" is "default".
+	Network string
 	// KeepArchives leaves image archives in the rootfs beside the embedded images made of them.
 	KeepArchives bool
 	// RunTools is the image or directory (a path that begins with / or .) whose files lie below the rootfs
@@ -104,6 +113,8 @@ type Result struct {
 	Image clusterimage.Image
 	// Platforms are the builds, in the order of the request.
 	Platforms []PlatformResult
+	// Warnings are for the user: caches that could not be used.
+	Warnings []string
 }
 
 // PlatformResult is what was built for one platform.
@@ -138,6 +149,13 @@ func (b *Builder) Build(ctx context.Context, req Request) (res Result, err error
 		req.SourceDateEpoch = time.Unix(0, 0)
 	}
 	req.SourceDateEpoch = req.SourceDateEpoch.UTC().Truncate(time.Second)
+	switch req.Network {
+	case "default":
+		req.Network = ""
+	case "", "none", "host":
+	default:
+		return Result{}, fmt.Errorf("network %q is none of default, none, host", req.Network)
+	}
 	if err := b.executes(ctx, req); err != nil {
 		return Result{}, err
 	}
@@ -156,8 +174,12 @@ func (b *Builder) Build(ctx context.Context, req Request) (res Result, err error
 		return Result{}, err
 	}
 	defer func() { err = errors.Join(err, bc.close()) }()
+	remote, err := b.openCaches(ctx, req)
+	if err != nil {
+		return Result{}, err
+	}
 	for _, p := range platforms {
-		one, embedded, err := b.platform(ctx, req, bc, named, p)
+		one, embedded, err := b.platform(ctx, req, bc, named, remote, p)
 		if err != nil {
 			if len(platforms) > 1 {
 				err = fmt.Errorf("building for %s: %w", clusterimage.PlatformString(&p), err)
@@ -182,6 +204,10 @@ func (b *Builder) Build(ctx context.Context, req Request) (res Result, err error
 	if err := b.Store.Whole(ctx, res.Target); err != nil { // no tag for what is not whole
 		return Result{}, fmt.Errorf("writing image: %w", err)
 	}
+	if err := remote.export(ctx); err != nil {
+		return Result{}, err
+	}
+	res.Warnings = remote.warning
 	var tags []imagestore.Tagged
 	for _, t := range req.Tags {
 		tags = append(tags, imagestore.Tagged{Name: imagestore.FullName(t), Target: res.Target})

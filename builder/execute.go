@@ -130,7 +130,7 @@ func (a *assembly) execute(ctx context.Context, g group, id, name string) error 
 	}
 	e := Execution{
 		Name: a.file.Name, Base: base, Layout: a.b.Store.Dir(), BuildArgs: maps.Clone(a.args),
-		Context: a.req.Context, Ignore: a.context.rules, Platform: a.res.Platform, NoCache: a.req.NoCache,
+		Context: a.req.Context, Ignore: a.context.rules, Platform: a.res.Platform, NoCache: a.req.NoCache, Network: a.req.Network,
 		Scratch: a.b.Store.Scratch, Progress: a.b.Progress, Parent: id,
 	}
 	e.Dockerfile = kubefile.Excerpt(FromName, slices.Sorted(maps.Keys(a.args)), g.docker)
@@ -149,10 +149,23 @@ func (a *assembly) execute(ctx context.Context, g group, id, name string) error 
 	for n, c := range a.contexts {
 		set(&e.Contexts, n, c.dir)
 	}
+	keep := !g.outside
+	if g.outside && a.remote.wanted() {
+		if e.mounted, err = a.mounted(ctx, g); err != nil {
+			return err
+		}
+		keep = e.mounted != ""
+	}
 	key := a.executionKey(g, e)
-	var cached executed
-	if !g.outside && !a.req.NoCache && a.cache.Get(key, &cached) && len(cached.Layers) == len(g.runs) {
-		return a.replay(ctx, g, cached)
+	if keep && !a.req.NoCache {
+		done, ok, err := a.executedBefore(ctx, key, len(g.runs))
+		if err != nil {
+			return err
+		}
+		if ok {
+			a.remote.use(key, done.Layers, !a.aside)
+			return a.replay(ctx, g, done)
+		}
 	}
 	if a.b.Solver == nil {
 		return fmt.Errorf("%s %w", a.req.needsSolver(a.file, a.current, g.docker[0]), ErrSolver)
@@ -199,10 +212,31 @@ func (a *assembly) execute(ctx context.Context, g group, id, name string) error 
 		}
 		done.Layers = append(done.Layers, packed)
 	}
-	if g.outside || len(a.taken) != archives { // an archive went elsewhere and is not in the layer
+	if !keep || len(a.taken) != archives { // an archive went elsewhere and is not in the layer
 		return nil
 	}
+	a.remote.use(key, done.Layers, !a.aside)
 	return a.cache.Put(key, done, blobs...)
+}
+
+// executedBefore finds what n instructions made, in the store or in a cache outside of it.
+func (a *assembly) executedBefore(ctx context.Context, key string, n int) (executed, bool, error) {
+	var done executed
+	if a.cache.Get(key, &done) && len(done.Layers) == n {
+		return done, true, nil
+	}
+	layers, ok, err := a.remote.find(ctx, key, n)
+	if err != nil || !ok {
+		return executed{}, false, err
+	}
+	var blobs []digest.Digest
+	for _, l := range layers {
+		if l.Descriptor.Digest != "" {
+			blobs = append(blobs, l.Descriptor.Digest)
+		}
+	}
+	done = executed{Layers: layers}
+	return done, true, a.cache.Put(key, done, blobs...)
 }
 
 // replay takes over what a group changed the last time.
@@ -272,13 +306,15 @@ func (a *assembly) executionKey(g group, e Execution) string {
 		Base        digest.Digest
 		Images      map[string]ocispec.Descriptor
 		Platform    string
+		Network     string
+		Mounted     string
 		Compression pack.Compression
 		Epoch       int64
-	}{texts, e.BuildArgs, e.Base.Digest, e.Images, e.Platform, a.req.Compression, a.req.SourceDateEpoch.Unix()})
+	}{texts, e.BuildArgs, e.Base.Digest, e.Images, e.Platform, e.Network, e.mounted, a.req.Compression, a.req.SourceDateEpoch.Unix()})
 	if err != nil {
 		return ""
 	}
-	return "execution 1 " + digest.FromBytes(data).String()
+	return "execution 2 " + digest.FromBytes(data).String()
 }
 
 // runBase writes the image that a group changes: the rootfs as it is, with tools below where it needs them.

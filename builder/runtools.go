@@ -171,7 +171,7 @@ func (a *assembly) toolsDir(ctx context.Context, dir string) (tools, error) {
 // inner is an assembly for something that this one needs.
 func (a *assembly) inner(p ocispec.Platform) *assembly {
 	return &assembly{
-		b: a.b, req: a.req, file: a.file, context: a.context, contexts: a.contexts, platform: p, vars: a.vars, cache: a.cache, downloads: a.downloads,
+		b: a.b, req: a.req, file: a.file, context: a.context, contexts: a.contexts, platform: p, vars: a.vars, cache: a.cache, remote: a.remote, aside: true, downloads: a.downloads,
 		tree: newTree(), held: map[string]held{}, taken: map[string]taken{}, known: a.known, stageImages: a.stageImages,
 		res: PlatformResult{Platform: clusterimage.PlatformString(&p)},
 	}

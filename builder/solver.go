@@ -48,11 +48,15 @@ type Execution struct {
 	Platform string
 	// NoCache executes although nothing changed.
 	NoCache bool
+	// Network is "none" or "host" for every RUN that says nothing itself; "" is the solver's own.
+	Network string
 	// Scratch makes a file without a name for a Change.
 	Scratch func() (*os.File, error)
 	// Progress is told what is done; the events are parts of the one with the ID Parent.
 	Progress progress.Func
 	Parent   string
+	// mounted is a digest of the directories that RUNs mount, where that is known.
+	mounted string
 }
 
 // FromName is the base in the Dockerfile of an Execution.

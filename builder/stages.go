@@ -127,7 +127,7 @@ func (a *assembly) stageOf(ctx context.Context, from string) (*stageFiles, error
 		return done, nil
 	}
 	inner := &assembly{
-		b: a.b, req: a.req, file: a.file, context: a.context, contexts: a.contexts, platform: a.platform, vars: a.vars, cache: a.cache, downloads: a.downloads,
+		b: a.b, req: a.req, file: a.file, context: a.context, contexts: a.contexts, platform: a.platform, vars: a.vars, cache: a.cache, remote: a.remote, aside: true, downloads: a.downloads,
 		tree: newTree(), held: map[string]held{}, taken: map[string]taken{}, known: a.known, current: stage,
 		files: &stageFiles{name: from, entries: map[string]*pack.Entry{}, links: map[string]*pack.Entry{}},
 		res:   PlatformResult{Platform: a.res.Platform},

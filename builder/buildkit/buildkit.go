@@ -36,8 +36,6 @@ type Options struct {
 	Secrets map[string][]byte
 	// SSH are what RUN --mount=type=ssh may ask for, by ID: the socket of an agent, or files with keys.
 	SSH map[string][]string
-	// Network is "default", "none" or "host" for every RUN that says nothing itself; "" is "default".
-	Network string
 	// Allow are entitlements that a RUN may ask for: "network.host", "security.insecure".
 	Allow []string
 	// Waiting is told, once, that another process uses Dir; nil is nobody.

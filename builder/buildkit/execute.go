@@ -88,8 +88,8 @@ func (s *Solver) solveOpt(e builder.Execution) (client.SolveOpt, error) {
 	if e.NoCache {
 		attrs["no-cache"] = ""
 	}
-	if s.o.Network != "" && s.o.Network != "default" {
-		attrs["force-network-mode"] = s.o.Network
+	if e.Network != "" {
+		attrs["force-network-mode"] = e.Network
 	}
 	text := memory(map[string]string{dockerfileName: string(e.Dockerfile), dockerfileName + ".dockerignore": e.Ignore})
 	opt := client.SolveOpt{

@@ -32,6 +32,7 @@ type buildFlags struct {
 	quiet        bool
 	target       string
 	solver       solverFlags
+	cache        cacheFlags
 	discovery    builder.Discovery
 }
 
@@ -61,8 +62,8 @@ root and runc, or in the buildkitd that --builder names.`,
 	f.StringSliceVar(&flags.platforms, "platform", nil, "platforms to build for (default: linux on this machine's architecture)")
 	f.StringArrayVar(&flags.labels, "label", nil, "label of the image, K=V")
 	f.StringVar(&flags.compression, "compression", string(pack.Zstd), "of layers: zstd or gzip (for old readers)")
-	f.BoolVar(&flags.noCache, "no-cache", false, "pack every layer anew")
-	f.BoolVar(&flags.pull, "pull", false, "ask registries for newer base images")
+	f.BoolVar(&flags.noCache, "no-cache", false, "pack every layer anew and run every RUN again")
+	f.BoolVar(&flags.pull, "pull", false, "ask registries for FROM and COPY --from also where the store has the image")
 	f.BoolVar(&flags.keepArchives, "keep-archives", false, "leave image archives in the rootfs as well")
 	f.BoolVar(&flags.discovery.Off, "no-discover", false, "embed only the images that IMAGES, image lists and archives name")
 	f.BoolVar(&flags.discovery.Candidates, "candidates", false, "embed also what only looks like an image in the manifests")
@@ -71,6 +72,7 @@ root and runc, or in the buildkitd that --builder names.`,
 	f.BoolVarP(&flags.quiet, "quiet", "q", false, "print the digest only")
 	f.StringVar(&flags.target, "target", "", "build up to this stage, by name or number")
 	flags.solver.register(c)
+	flags.cache.register(c)
 	out.register(c)
 	_ = c.RegisterFlagCompletionFunc("compression", cobra.FixedCompletions([]string{"zstd", "gzip"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
@@ -92,7 +94,7 @@ func (a *app) build(c *cobra.Command, dir string, flags buildFlags, out output) 
 	}
 	defer show.close()
 	client := a.client(show)
-	b := &builder.Builder{Store: s, Images: client, Progress: show.event}
+	b := &builder.Builder{Store: s, Images: client, Caches: client, Progress: show.event}
 	if !a.offline {
 		b.Fetch = builder.HTTP{}
 	}
@@ -110,6 +112,9 @@ func (a *app) build(c *cobra.Command, dir string, flags buildFlags, out output) 
 	}
 	for _, unused := range request.File.UnusedBuildArgs(kubefile.Vars{BuildArgs: request.Vars}) {
 		fmt.Fprintf(a.stderr, "keg: warning: build argument %q is not used by any ARG\n", unused)
+	}
+	for _, w := range result.Warnings {
+		fmt.Fprintf(a.stderr, "keg: warning: %s\n", w)
 	}
 	a.warnDiscovered(result, flags.quiet)
 	if flags.quiet {
@@ -170,6 +175,10 @@ func (a *app) buildRequest(ctx context.Context, dir string, flags buildFlags) (b
 		KeepArchives:    flags.keepArchives,
 		Discovery:       flags.discovery,
 		RunTools:        flags.solver.runTools,
+		Network:         flags.solver.network,
+	}
+	if err := flags.cache.request(&request); err != nil {
+		return none, err
 	}
 	for _, t := range flags.tags {
 		ref, err := parseTag(t)

@@ -41,7 +41,7 @@ func (a *app) solver(flags solverFlags) (*buildkit.Solver, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := buildkit.Options{Address: flags.builder, Dir: filepath.Join(dir, "buildkit"), Network: flags.network, Allow: flags.allow}
+	o := buildkit.Options{Address: flags.builder, Dir: filepath.Join(dir, "buildkit"), Allow: flags.allow}
 	if o.Address == "" {
 		o.Address = a.env("BUILDKIT_HOST")
 	}

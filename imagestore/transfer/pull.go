@@ -98,6 +98,16 @@ func (c *Client) PullImage(ctx context.Context, s *imagestore.Store, ref name.Re
 	return pulled, nil
 }
 
+// PullBlob brings one blob of ref's repository into the store, which the caller holds.
+func (c *Client) PullBlob(ctx context.Context, s *imagestore.Store, ref name.Reference, d ocispec.Descriptor) error {
+	p := newPuller(c, s, ref)
+	defer p.origins.save(ctx)
+	if err := p.blob(ctx, d); err != nil {
+		return p.wrap(err)
+	}
+	return nil
+}
+
 // puller pulls from one repository.
 type puller struct {
 	c       *Client
