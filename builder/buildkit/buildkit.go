@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,7 +31,10 @@ type Options struct {
 	// Address is that of a buildkitd, such as "tcp://10.0.0.5:1234" or "unix:///run/buildkit/buildkitd.sock";
 	// "" is BuildKit in this process.
 	Address string
-	// Dir keeps the state of BuildKit in this process. It is made if missing, and one process at a time uses it.
+	// TLS is how a buildkitd at a tcp:// address is spoken to; the zero value is without TLS.
+	TLS TLS
+	// Dir keeps the state of BuildKit in this process. It is made if missing, and one process at a time uses it. A
+	// process executes with it by one Solver, until Close: BuildKit remembers things of it until the process ends.
 	Dir string
 	// Secrets are what RUN --mount=type=secret may ask for, by ID.
 	Secrets map[string][]byte
@@ -40,6 +44,37 @@ type Options struct {
 	Allow []string
 	// Waiting is told, once, that another process uses Dir; nil is nobody.
 	Waiting func(dir string)
+}
+
+// TLS names files, in PEM, by which this side and a buildkitd know each other.
+type TLS struct {
+	// CA has the authorities that may sign the buildkitd's certificate; "" are the system's, where another field is set.
+	CA string
+	// Cert and Key are this side's own; both or none.
+	Cert, Key string
+	// Name is the one in the buildkitd's certificate; "" is the host of the address.
+	Name string
+}
+
+// ErrTLS says that an address cannot be spoken to by TLS.
+var ErrTLS = errors.New("TLS is for tcp:// addresses")
+
+// options are those of BuildKit's client.
+func (t TLS) options(address string) ([]client.ClientOpt, error) {
+	if t == (TLS{}) {
+		return nil, nil
+	}
+	if !strings.HasPrefix(address, "tcp://") {
+		return nil, ErrTLS
+	}
+	server := client.WithServerConfig(t.Name, t.CA)
+	if t.CA == "" {
+		server = client.WithServerConfigSystem(t.Name)
+	}
+	if t.Cert == "" && t.Key == "" {
+		return []client.ClientOpt{server}, nil
+	}
+	return []client.ClientOpt{server, client.WithCredentials(t.Cert, t.Key)}, nil
 }
 
 // Solver is a builder.Solver. It starts or dials BuildKit when it first has something to execute. It may be
@@ -86,7 +121,7 @@ func (s *Solver) connect(ctx context.Context) (*client.Client, error) {
 	}
 	var err error
 	if s.o.Address != "" {
-		s.client, s.stop, err = Dial(ctx, s.o.Address)
+		s.client, s.stop, err = Dial(ctx, s.o.Address, s.o.TLS)
 	} else {
 		s.client, s.stop, err = Embed(ctx, s.o.Dir, s.o.Waiting)
 	}
@@ -98,16 +133,32 @@ const dialTime = 20 * time.Second
 
 var errUnreachable = errors.New("no answer")
 
-// Dial connects to a buildkitd. The caller calls stop at the end.
-func Dial(ctx context.Context, address string) (c *client.Client, stop func() error, err error) {
-	c, err = client.New(ctx, address)
+// DialError says that a buildkitd cannot be spoken to.
+type DialError struct {
+	Address string
+	Err     error
+}
+
+// Error implements error.
+func (e *DialError) Error() string { return fmt.Sprintf("dialing buildkitd %s: %v", e.Address, e.Err) }
+
+// Unwrap returns the cause.
+func (e *DialError) Unwrap() error { return e.Err }
+
+// Dial connects to a buildkitd; an error is a *DialError. The caller calls stop at the end.
+func Dial(ctx context.Context, address string, t TLS) (c *client.Client, stop func() error, err error) {
+	opts, err := t.options(address)
 	if err != nil {
-		return nil, nil, fmt.Errorf("dialing buildkitd %s: %w", address, err)
+		return nil, nil, &DialError{Address: address, Err: err}
+	}
+	c, err = client.New(ctx, address, opts...)
+	if err != nil {
+		return nil, nil, &DialError{Address: address, Err: err}
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, dialTime, errUnreachable)
 	defer cancel()
 	if _, err := c.Info(ctx); err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("dialing buildkitd %s: %w", address, err), c.Close())
+		return nil, nil, &DialError{Address: address, Err: errors.Join(err, c.Close())}
 	}
 	return c, c.Close, nil
 }

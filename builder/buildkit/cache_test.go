@@ -90,7 +90,7 @@ func TestCacheElsewhere(t *testing.T) {
 		if _, err := other.try(cachedKubefile, changed, "x:v1", from(places["local"])); !reached(err) {
 			t.Errorf("a file that a RUN mounts: %v", err)
 		}
-		if _, err := other.try(cachedKubefile, ctx, "x:v1", from(places["local"]), func(_ *builder.Builder, req *builder.Request) { req.NoCache = true }); !reached(err) {
+		if _, err := other.try(cachedKubefile, ctx, "x:v1", from(places["local"]), noCache); !reached(err) {
 			t.Errorf("without the cache: %v", err)
 		}
 	})
@@ -106,6 +106,9 @@ func TestCacheElsewhere(t *testing.T) {
 		r.elsewhere().build(part, ctx, "x:v1", from(small))
 	})
 }
+
+// noCache executes everything.
+func noCache(_ *builder.Builder, req *builder.Request) { req.NoCache = true }
 
 // reached says whether an error is that of never.
 func reached(err error) bool { return errors.Is(err, errExecuted) }

@@ -40,8 +40,6 @@ import (
 	bolt "go.etcd.io/bbolt"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/test/bufconn"
-
-	"github.com/clusterimage/keg/internal/lockfile"
 )
 
 // cacheSize is what the state directory may grow to before what was not used for longest goes.
@@ -69,11 +67,7 @@ func Embed(ctx context.Context, dir string, waiting func(dir string)) (c *client
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("starting BuildKit: %w", err)
 	}
-	release, err := lockfile.Acquire(ctx, filepath.Join(dir, "lock"), lockfile.Exclusive, func() {
-		if waiting != nil {
-			waiting(dir)
-		}
-	})
+	release, err := acquire(ctx, dir, waiting)
 	if err != nil {
 		return nil, nil, fmt.Errorf("starting BuildKit: %w", err)
 	}
@@ -103,17 +97,19 @@ type embedded struct {
 	server     *grpc.Server
 	controller *control.Controller
 	running    *counted
+	snapshots  ctdsnapshot.Snapshotter
 	stopping   context.CancelFunc
 	release    func()
 }
 
 func start(dir string) (*embedded, error) {
-	opt, err := runc.NewWorkerOpt(dir, snapshotter(dir), false, oci.ProcessSandbox, nil, nil,
+	e := &embedded{listener: bufconn.Listen(1 << 20)}
+	opt, err := runc.NewWorkerOpt(dir, e.snapshotter(dir), false, oci.ProcessSandbox, nil, nil,
 		netproviders.Opt{Mode: "host", CNI: cniprovider.Opt{Root: dir}}, nil, "", "", false, nil, "", "", nil)
 	if err != nil {
-		return nil, err
+		return nil, e.abandon(err)
 	}
-	e := &embedded{running: &counted{Executor: opt.Executor}, listener: bufconn.Listen(1 << 20)}
+	e.running = &counted{Executor: opt.Executor}
 	opt.Executor = e.running
 	opt.RegistryHosts = resolver.NewRegistryConfig(nil)
 	opt.GCPolicy = []client.PruneInfo{
@@ -128,8 +124,7 @@ func start(dir string) (*embedded, error) {
 	e.stopping = cancel
 	w, err := base.NewWorker(background, opt)
 	if err != nil {
-		cancel()
-		return nil, err
+		return nil, e.abandon(err)
 	}
 	workers := &worker.Controller{}
 	if err := workers.Add(w); err != nil {
@@ -177,11 +172,13 @@ func start(dir string) (*embedded, error) {
 
 // abandon closes what a start that failed has open.
 func (e *embedded) abandon(err error, open ...io.Closer) error {
-	e.stopping()
+	if e.stopping != nil {
+		e.stopping()
+	}
 	for _, c := range open {
 		err = errors.Join(err, c.Close())
 	}
-	return err
+	return errors.Join(err, e.closeSnapshots())
 }
 
 // patience is how long the end waits for calls that are under way.
@@ -195,7 +192,15 @@ func (e *embedded) stop() error {
 	late.Stop()
 	e.stopping()
 	e.running.wait()
-	return e.controller.Close()
+	return errors.Join(e.controller.Close(), e.closeSnapshots())
+}
+
+// closeSnapshots closes what BuildKit leaves open: its next start in this process would wait for that for ever.
+func (e *embedded) closeSnapshots() error {
+	if e.snapshots == nil {
+		return nil
+	}
+	return e.snapshots.Close()
 }
 
 // counted knows of the containers that run. Ending without them would leave their mounts.
@@ -214,13 +219,19 @@ func (c *counted) Run(ctx context.Context, id string, rootfs executor.Mount, mou
 func (c *counted) wait() { c.group.Wait() }
 
 // snapshotter is overlayfs where the file system of dir can carry it, else plain copies.
-func snapshotter(dir string) runc.SnapshotterFactory {
+func (e *embedded) snapshotter(dir string) runc.SnapshotterFactory {
+	factory := runc.SnapshotterFactory{Name: "native", New: native.NewSnapshotter}
 	if overlayutils.Supported(dir) == nil {
-		return runc.SnapshotterFactory{Name: "overlayfs", New: func(root string) (ctdsnapshot.Snapshotter, error) {
+		factory = runc.SnapshotterFactory{Name: "overlayfs", New: func(root string) (ctdsnapshot.Snapshotter, error) {
 			return overlay.NewSnapshotter(root, overlay.AsynchronousRemove)
 		}}
 	}
-	return runc.SnapshotterFactory{Name: "native", New: native.NewSnapshotter}
+	open := factory.New
+	factory.New = func(root string) (s ctdsnapshot.Snapshotter, err error) {
+		e.snapshots, err = open(root)
+		return e.snapshots, err
+	}
+	return factory
 }
 
 // silence takes away what BuildKit says of itself: libraries do not print.

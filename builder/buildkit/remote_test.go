@@ -13,8 +13,8 @@ import (
 	"github.com/clusterimage/keg/builder/buildkit"
 )
 
-// daemon starts a real buildkitd and returns its address.
-func daemon(t *testing.T) string {
+// daemon starts a real buildkitd, with more arguments, and returns the address of its socket.
+func daemon(t *testing.T, more ...string) string {
 	t.Helper()
 	needRunc(t)
 	const script = "testdata/buildkitd/build"
@@ -32,8 +32,8 @@ func daemon(t *testing.T) string {
 		t.Fatal(err)
 	}
 	socket := "unix://" + filepath.Join(dir, "s")
-	cmd := exec.Command(program, "--config", filepath.Join(dir, "none"), "--root", filepath.Join(dir, "root"), "--addr", socket, "--oci-worker-net", "host",
-		"--containerd-worker=false", "--otel-socket-path", filepath.Join(dir, "o"))
+	cmd := exec.Command(program, append([]string{"--config", filepath.Join(dir, "none"), "--root", filepath.Join(dir, "root"), "--addr", socket, "--oci-worker-net", "host",
+		"--containerd-worker=false", "--otel-socket-path", filepath.Join(dir, "o")}, more...)...)
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +56,7 @@ func daemon(t *testing.T) string {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for {
-		c, stop, err := buildkit.Dial(ctx, socket)
+		c, stop, err := buildkit.Dial(ctx, socket, buildkit.TLS{})
 		if err == nil {
 			_ = c
 			_ = stop()

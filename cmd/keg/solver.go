@@ -12,9 +12,13 @@ import (
 	"github.com/clusterimage/keg/builder/buildkit"
 )
 
+// builderDir is, in a store, where BuildKit inside of keg has its state.
+const builderDir = "buildkit"
+
 // solverFlags say what executes RUN, and what its commands may have.
 type solverFlags struct {
 	builder  string
+	tls      buildkit.TLS
 	runTools string
 	network  string
 	contexts []string
@@ -26,6 +30,10 @@ type solverFlags struct {
 func (s *solverFlags) register(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&s.builder, "builder", "", "address of the buildkitd that executes RUN, tcp://HOST:PORT or unix://PATH (default BUILDKIT_HOST, else this process)")
+	f.StringVar(&s.tls.CA, "builder-tls-ca", "", "file with the CA of a tcp:// buildkitd's certificate; a --builder-tls flag makes the connection TLS")
+	f.StringVar(&s.tls.Cert, "builder-tls-cert", "", "file with the certificate that is shown to a tcp:// buildkitd")
+	f.StringVar(&s.tls.Key, "builder-tls-key", "", "file with the key of that certificate")
+	f.StringVar(&s.tls.Name, "builder-tls-name", "", "name in the buildkitd's certificate (default the HOST of its address)")
 	f.StringVar(&s.runTools, "run-tools", "", "image or directory (./DIR) whose programs a RUN finds beside the rootfs's own; none for none (default a small Linux, where the rootfs has no shell)")
 	f.StringVar(&s.network, "network", "default", "network of every RUN that does not say itself: default, none, host")
 	f.StringArrayVar(&s.contexts, "build-context", nil, "NAME=DIR or NAME=docker-image://IMAGE for COPY --from and RUN --mount")
@@ -41,10 +49,14 @@ func (a *app) solver(flags solverFlags) (*buildkit.Solver, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := buildkit.Options{Address: flags.builder, Dir: filepath.Join(dir, "buildkit"), Allow: flags.allow}
+	o := buildkit.Options{Address: flags.builder, Dir: filepath.Join(dir, builderDir), Allow: flags.allow}
 	if o.Address == "" {
 		o.Address = a.env("BUILDKIT_HOST")
 	}
+	if err := checkBuilderTLS(flags.tls, o.Address); err != nil {
+		return nil, err
+	}
+	o.TLS = flags.tls
 	if flags.network == "host" {
 		o.Allow = append(o.Allow, "network.host")
 	}
@@ -64,10 +76,20 @@ func (a *app) solver(flags solverFlags) (*buildkit.Solver, error) {
 	if o.SSH, err = a.agents(flags.ssh); err != nil {
 		return nil, err
 	}
-	o.Waiting = func(dir string) {
-		fmt.Fprintf(a.stderr, "keg: waiting for another build that uses %s\n", dir)
-	}
+	o.Waiting = a.waitingForBuild
 	return buildkit.New(o), nil
+}
+
+func checkBuilderTLS(t buildkit.TLS, address string) error {
+	switch {
+	case t == buildkit.TLS{}:
+		return nil
+	case !strings.HasPrefix(address, "tcp://"):
+		return usageErrorf("--builder-tls-ca, -cert, -key and -name are for a builder at tcp://HOST:PORT")
+	case (t.Cert == "") != (t.Key == ""):
+		return usageErrorf("--builder-tls-cert and --builder-tls-key go together")
+	}
+	return nil
 }
 
 // maxSecret is what BuildKit takes.
@@ -161,7 +183,12 @@ func buildContexts(list []string) (map[string]string, error) {
 
 // solverHint is the cure where nothing can execute a RUN.
 func solverHint(err error) string {
+	var dial *buildkit.DialError
 	switch {
+	case errors.As(err, &dial) && strings.HasPrefix(dial.Address, "tcp://"):
+		return "see that buildkitd listens there, and whether it speaks TLS: --builder-tls-ca, and --builder-tls-cert with --builder-tls-key where it wants a certificate"
+	case errors.As(err, &dial):
+		return "see that buildkitd listens there, and that this user may speak to it"
 	case errors.Is(err, buildkit.ErrPlatform):
 		return "run a buildkitd on a Linux machine and name it: --builder tcp://HOST:PORT or BUILDKIT_HOST"
 	case errors.Is(err, buildkit.ErrRoot) && errors.Is(err, buildkit.ErrRunc):
