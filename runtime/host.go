@@ -25,6 +25,7 @@ type Host interface {
 	Block(ctx context.Context, r node.BlockRequest) error
 	Sysctl(ctx context.Context, r node.SysctlRequest) error
 	Units(ctx context.Context, r node.UnitRequest) error
+	Unit(ctx context.Context, r node.UnitQuery) (node.UnitStatus, error)
 	Hook(ctx context.Context, r node.HookRequest, out io.Writer) (node.HookResponse, error)
 	Prune(ctx context.Context, r node.PruneRequest) (node.PruneResponse, error)
 	Undo(ctx context.Context) (node.UndoResponse, error)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"strings"
 
 	"github.com/clusterimage/keg/runtime/node"
 	"github.com/clusterimage/keg/runtime/remote"
@@ -104,7 +103,7 @@ func Status(ctx context.Context, c *Cluster) (ClusterStatus, error) {
 			s.Nodes = []NodeStatus{}
 		}
 	}
-	s.Registry = unitState(ctx, first.Runner, node.RegistryUnitName)
+	s.Registry = unitState(ctx, first.Host, node.RegistryUnitName)
 	return s, nil
 }
 
@@ -126,16 +125,11 @@ func findAgent(c *Cluster) []Batch {
 
 var errNothingThere = errors.New("keg has nothing installed there")
 
-// unitState is the ActiveState of a unit; systemctl exits with 3 when it is not active.
-func unitState(ctx context.Context, r remote.Runner, unit string) string {
-	var out strings.Builder
-	err := r.Run(ctx, remote.Cmd{Args: []string{"systemctl", "is-active", unit}, Stdout: &out})
-	var exit *remote.ExitError
-	if err != nil && !errors.As(err, &exit) {
+// unitState is what the init system says of a unit.
+func unitState(ctx context.Context, h Host, unit string) string {
+	s, err := h.Unit(ctx, node.UnitQuery{Unit: unit})
+	if err != nil {
 		return "unknown"
 	}
-	if state := strings.TrimSpace(out.String()); state != "" {
-		return state
-	}
-	return "unknown"
+	return s.Active
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/clusterimage/keg/runtime"
+	"github.com/clusterimage/keg/runtime/node"
 	"github.com/clusterimage/keg/runtime/remote"
 )
 
@@ -72,6 +73,14 @@ func wipe(ctx context.Context, n *runtime.Node) error {
 // wipeData leaves the directories, which may be file systems of their own.
 const wipeData = `for d; do [ ! -d "$d" ] || find "$d" -mindepth 1 -maxdepth 1 -exec rm -rf {} + || exit; done`
 
+// stopAll ends what runs on a host, of either role: the units first, which would start it again.
 func stopAll(ctx context.Context, n *runtime.Node) error {
+	if err := n.Runner.Run(ctx, remote.Cmd{Args: []string{"/bin/sh", "-c", dropLinks}}); err != nil {
+		return err
+	}
+	err := n.Host.Units(ctx, node.UnitRequest{Units: []string{"k0scontroller.service", "k0sworker.service"}, Stop: true, Kill: true})
+	if err != nil {
+		return err
+	}
 	return n.Runner.Run(ctx, remote.Cmd{Args: []string{"/bin/sh", "-c", stopEverything}})
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/clusterimage/keg/runtime"
+	"github.com/clusterimage/keg/runtime/node"
 	"github.com/clusterimage/keg/runtime/remote"
 )
 
@@ -195,7 +196,7 @@ func forgetController(ctx context.Context, c *runtime.Cluster, name string) erro
 // of k0s would take back that it leaves (k0s issue 8141).
 func (Driver) Left(c *runtime.Cluster, n *runtime.Node) []runtime.Step {
 	return []runtime.Step{n.On("stop k0s", func(ctx context.Context, _ writer) error {
-		if err := n.Runner.Run(ctx, remote.Cmd{Args: []string{"systemctl", "disable", "--now", unitOf(n)}}); err != nil {
+		if err := n.Host.Units(ctx, node.UnitRequest{Units: []string{unitOf(n)}, Stop: true, Disable: true}); err != nil {
 			return err
 		}
 		return forgetController(ctx, c, n.Name) // what it wrote while it stopped

@@ -6,22 +6,22 @@ import (
 	"github.com/clusterimage/keg/runtime"
 )
 
-// stopEverything ends k0s and all that it started, also where k0s is dead or its program gone: the units
-// first, which would start it again; then what the units leave alone (KillMode=process), with the containers
-// below it; then what they had mounted, without which no directory can go (k0s issue 8048). `k0s reset` is
-// not used: it deletes accounts of its names also where others made them, it fails where a mount is left, and
-// what else it takes away is claimed. Links of Cilium go first: with its programs dead and its links
-// there, the host's own network stands still.
-const stopEverything = `
+// dropLinks takes Cilium's links away: with its programs dead and its links there, the host's own network stands
+// still.
+const dropLinks = `
 for l in cilium_host cilium_net cilium_vxlan; do
   [ ! -e "/sys/class/net/$l" ] || ip link delete "$l"
 done
-for u in k0scontroller.service k0sworker.service; do
-  systemctl stop "$u" 2>/dev/null || systemctl kill -s KILL "$u" 2>/dev/null
-  systemctl reset-failed "$u" 2>/dev/null
+`
+
+// stopEverything ends all that k0s started, also where k0s is dead or its program gone: the pods, then what the units
+// leave alone (KillMode=process), with the containers below it; then what they had mounted, without which no directory
+// can go (k0s issue 8048). `k0s reset` is not used: it deletes accounts of its names also where others made them, it
+// fails where a mount is left, and what else it takes away is claimed.
+const stopEverything = `
+for g in /sys/fs/cgroup/kubepods* /sys/fs/cgroup/*/kubepods*; do
+  [ ! -d "$g" ] || find "$g" -name cgroup.procs -exec cat {} + 2>/dev/null | xargs -r kill -KILL 2>/dev/null
 done
-systemctl kill -s KILL kubepods.slice 2>/dev/null
-systemctl stop kubepods.slice 2>/dev/null
 for round in 1 2 3; do
   pids=
   for p in /proc/[0-9]*; do

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -20,24 +19,7 @@ const restarts = 5
 
 // whyNot ends the waiting if k0s does not stay up, with what it said last.
 func whyNot(ctx context.Context, n *runtime.Node, err error) error {
-	out, stateErr := remote.Output(ctx, n.Runner, "systemctl", "show", "-p", "ActiveState", "-p", "NRestarts", unitOf(n))
-	if stateErr != nil {
-		return err
-	}
-	active, count := "", 0
-	for line := range strings.Lines(string(out)) {
-		switch k, v, _ := strings.Cut(strings.TrimSpace(line), "="); k {
-		case "ActiveState":
-			active = v
-		case "NRestarts":
-			count, _ = strconv.Atoi(v)
-		}
-	}
-	if active != "failed" && count < restarts {
-		return err
-	}
-	said, _ := remote.Output(ctx, n.Runner, "/bin/sh", "-c", `journalctl -q --no-pager -o cat -n 300 -u "$1" | grep -E 'level=(fatal|error)|panic:|^Error:' | tail -n 5`, "sh", unitOf(n))
-	return fmt.Errorf("%w: k0s does not stay up (%s, started again %d times): %s", runtime.ErrAbort, active, count, strings.TrimSpace(string(said)))
+	return n.UnitStaysDown(ctx, unitOf(n), restarts, `level=(fatal|error)|panic:|^Error:`, err)
 }
 
 // answers wants the k0s at work to be the one that is installed, in the role of the host.

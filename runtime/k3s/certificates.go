@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/clusterimage/keg/runtime"
-	"github.com/clusterimage/keg/runtime/remote"
+	"github.com/clusterimage/keg/runtime/node"
 )
 
 // CertificateFiles are those that k3s makes.
@@ -17,21 +17,15 @@ func (Driver) CertificateFiles(n *runtime.Node) []string {
 	return append(agent, serverDir+"/tls/*.crt", serverDir+"/tls/*/*.crt", kubeconfigFile)
 }
 
-// rotateCertificates deletes what k3s then makes anew when it starts, which it must not be while that is
-// done. It starts again whatever happens.
-const rotateCertificates = `
-systemctl stop "$1" || exit
-/usr/local/bin/k3s certificate rotate >&2
-code=$?
-systemctl start --no-block "$1" || exit
-exit $code
-`
-
-// RenewCertificates issues all but the CAs' anew.
+// RenewCertificates issues all but the CAs' anew: k3s deletes what it then makes when it starts, which it must not be
+// while that is done. It starts again whatever happens.
 func (d Driver) RenewCertificates(c *runtime.Cluster, n *runtime.Node) []runtime.Step {
 	return []runtime.Step{
-		n.On("renew certificates with k3s", func(ctx context.Context, out writer) error {
-			return n.Runner.Run(ctx, remote.Cmd{Args: []string{"/bin/sh", "-c", rotateCertificates, "sh", unitOf(n)}, Stderr: out})
+		n.On("renew certificates with k3s", func(ctx context.Context, _ writer) error {
+			return n.Host.Units(ctx, node.UnitRequest{
+				Units: []string{unitOf(n)}, Restart: true, NoBlock: true,
+				Between: []string{program, "certificate", "rotate"},
+			})
 		}),
 		waitFor(c, n),
 	}

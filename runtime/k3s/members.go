@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/clusterimage/keg/runtime"
+	"github.com/clusterimage/keg/runtime/node"
 	"github.com/clusterimage/keg/runtime/remote"
 )
 
@@ -164,6 +165,6 @@ func (Driver) RemoveMember(ctx context.Context, c *runtime.Cluster, m runtime.Me
 // and again.
 func (Driver) Left(_ *runtime.Cluster, n *runtime.Node) []runtime.Step {
 	return []runtime.Step{n.On("stop k3s", func(ctx context.Context, _ writer) error {
-		return n.Runner.Run(ctx, remote.Cmd{Args: []string{"systemctl", "disable", "--now", serverUnit}})
+		return n.Host.Units(ctx, node.UnitRequest{Units: []string{serverUnit}, Stop: true, Disable: true})
 	})}
 }

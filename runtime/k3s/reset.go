@@ -6,19 +6,20 @@ import (
 	"github.com/clusterimage/keg/runtime"
 )
 
-// stopEverything ends k3s and all that it started, also where k3s is dead or its program gone: the units
-// first, which would start it again; then the shims, which the units leave alone (KillMode=process), with
-// the containers below them; then what they had mounted. Links of Cilium go before anything else: with its
-// programs dead and its links there, the host's own network stands still.
-const stopEverything = `
+// dropLinks takes Cilium's links away: with its programs dead and its links there, the host's own network stands
+// still.
+const dropLinks = `
 for l in cilium_host cilium_net cilium_vxlan; do
   [ ! -e "/sys/class/net/$l" ] || ip link delete "$l"
 done
-for u in k3s.service k3s-agent.service; do
-  systemctl stop "$u" 2>/dev/null || systemctl kill -s KILL "$u" 2>/dev/null
+`
+
+// stopEverything ends all that k3s started, also where k3s is dead or its program gone: the pods, then the shims,
+// which the units leave alone (KillMode=process), with the containers below them; then what they had mounted.
+const stopEverything = `
+for g in /sys/fs/cgroup/kubepods* /sys/fs/cgroup/*/kubepods*; do
+  [ ! -d "$g" ] || find "$g" -name cgroup.procs -exec cat {} + 2>/dev/null | xargs -r kill -KILL 2>/dev/null
 done
-systemctl kill -s KILL kubepods.slice 2>/dev/null
-systemctl stop kubepods.slice 2>/dev/null
 for round in 1 2 3; do
   pids=
   for p in /proc/[0-9]*; do

@@ -104,6 +104,12 @@ func (s *sim) add(ip, name string) {
 		Rootfs: rootfs(oldVersion),
 		Before: func(op string) error { return s.op(func() error { return m.verb(op) }) },
 	}
+	m.host.Asked = func(q node.UnitQuery) node.UnitStatus {
+		if m.unit == q.Unit {
+			return node.UnitStatus{Active: "active"}
+		}
+		return node.UnitStatus{Active: "failed", Restarts: 9}
+	}
 	s.machines[ip] = m
 }
 
@@ -162,6 +168,9 @@ func (s *sim) revive() {
 
 // verb is what a verb of keg-node does besides.
 func (m *machine) verb(op string) error {
+	if units, ok := strings.CutPrefix(op, "stop "); ok && slices.Contains(strings.Fields(units), m.unit) {
+		m.unit, m.crashed = "", ""
+	}
 	for _, verb := range []string{"start ", "restart "} {
 		if unit, ok := strings.CutPrefix(op, verb); ok && strings.HasPrefix(unit, "k3s") {
 			if verb == "restart " || m.unit == "" {
@@ -316,16 +325,6 @@ func (m *machine) command(args []string, stdin []byte, out io.Writer) error {
 			m.host.Remove(a)
 		}
 		return nil
-	case "systemctl":
-		switch {
-		case args[1] == "disable":
-			m.unit = ""
-		case m.unit == args[len(args)-1]:
-			fmt.Fprintln(out, "ActiveState=active\nNRestarts=0")
-		default:
-			fmt.Fprintln(out, "ActiveState=failed\nNRestarts=9")
-		}
-		return nil
 	case "tar":
 		w := tar.NewWriter(out)
 		for _, name := range args[5:] {
@@ -352,11 +351,10 @@ func (m *machine) command(args []string, stdin []byte, out io.Writer) error {
 func (m *machine) shell(args []string, stdin []byte, out io.Writer) error {
 	script, rest := args[2], args[min(4, len(args)):]
 	switch {
+	case script == dropLinks:
 	case script == stopEverything:
 		m.unit, m.crashed = "", ""
-	case script == skippedKeys, strings.Contains(script, "journalctl"), strings.Contains(script, "--tls-server-name"):
-	case script == rotateCertificates:
-		return m.start(rest[0])
+	case strings.Contains(script, "--tls-server-name"):
 	case script == rotateToken:
 		if m.unit == "" {
 			return m.fail(args, "k3s is down")

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/clusterimage/keg/runtime"
+	"github.com/clusterimage/keg/runtime/node"
 	"github.com/clusterimage/keg/runtime/remote"
 )
 
@@ -19,37 +21,9 @@ const startLimit = 10 * time.Minute
 // server that joins may end some times, until the others have taken it in.
 const restarts = 6
 
-// unitState is what the init system says of k3s.
-type unitState struct {
-	active   string // ActiveState
-	restarts int    // since somebody started it
-}
-
-func askUnit(ctx context.Context, n *runtime.Node) (unitState, error) {
-	out, err := remote.Output(ctx, n.Runner, "systemctl", "show", "-p", "ActiveState", "-p", "NRestarts", unitOf(n))
-	if err != nil {
-		return unitState{}, err
-	}
-	var s unitState
-	for line := range strings.Lines(string(out)) {
-		switch k, v, _ := strings.Cut(strings.TrimSpace(line), "="); k {
-		case "ActiveState":
-			s.active = v
-		case "NRestarts":
-			s.restarts, _ = strconv.Atoi(v)
-		}
-	}
-	return s, nil
-}
-
 // whyNot ends the waiting if k3s does not stay up, with what it said last.
 func whyNot(ctx context.Context, n *runtime.Node, err error) error {
-	s, stateErr := askUnit(ctx, n)
-	if stateErr != nil || s.active != "failed" && s.restarts < restarts {
-		return err
-	}
-	said, _ := remote.Output(ctx, n.Runner, "/bin/sh", "-c", `journalctl -q --no-pager -o cat -n 300 -u "$1" | grep -E 'level=(fatal|error)|panic:|Error:' | tail -n 5`, "sh", unitOf(n))
-	return fmt.Errorf("%w: k3s does not stay up (%s, started again %d times): %s", runtime.ErrAbort, s.active, s.restarts, strings.TrimSpace(string(said)))
+	return n.UnitStaysDown(ctx, unitOf(n), restarts, `level=(fatal|error)|panic:|Error:`, err)
 }
 
 // waitServer waits until the API on a server answers and the init system knows that k3s has started.
@@ -67,9 +41,9 @@ func waitServer(ctx context.Context, c *runtime.Cluster, n *runtime.Node) error 
 }
 
 func active(ctx context.Context, n *runtime.Node) error {
-	s, err := askUnit(ctx, n)
-	if err == nil && s.active != "active" {
-		err = fmt.Errorf("%s is %s", unitOf(n), s.active)
+	s, err := n.Host.Unit(ctx, node.UnitQuery{Unit: unitOf(n)})
+	if err == nil && s.Active != "active" {
+		err = fmt.Errorf("%s is %s", unitOf(n), s.Active)
 	}
 	return err
 }
@@ -97,24 +71,25 @@ func waitAgent(ctx context.Context, c *runtime.Cluster, n *runtime.Node) error {
 	return started(ctx, n)
 }
 
-// skippedKeys are those that the k3s at work said it skips: another version than the one whose
-// documentation keg knows may not have them.
-const skippedKeys = `
-id=$(systemctl show -p InvocationID "$1") || exit 0
-journalctl -q --no-pager -o cat "_SYSTEMD_INVOCATION_ID=${id#InvocationID=}" 2>/dev/null |
-  sed -n 's/.*Unknown flag --\([A-Za-z0-9-]*\) found.*/\1/p' | sort -u
-`
+// skippedKey is how the k3s at work says that it skips a key: another version than the one whose documentation
+// keg knows may not have it.
+var skippedKey = regexp.MustCompile(`Unknown flag --([A-Za-z0-9-]+) found`)
 
 var errSkipped = errors.New("k3s of this version does not know some keys of its configuration, and skipped them")
 
 // started is the end of every start: k3s has read all that was written for it.
 func started(ctx context.Context, n *runtime.Node) error {
-	out, err := remote.Output(ctx, n.Runner, "/bin/sh", "-c", skippedKeys, "sh", unitOf(n))
+	s, err := n.Host.Unit(ctx, node.UnitQuery{Unit: unitOf(n), Lines: 100, Match: skippedKey.String(), SinceStart: true})
 	if err != nil {
 		return err
 	}
-	if names := strings.Fields(string(out)); len(names) > 0 {
-		return fmt.Errorf("starting k3s: %w: %s", errSkipped, strings.Join(names, ", "))
+	var names []string
+	for _, line := range s.Said {
+		names = append(names, skippedKey.FindStringSubmatch(line)[1])
+	}
+	if len(names) > 0 {
+		slices.Sort(names)
+		return fmt.Errorf("starting k3s: %w: %s", errSkipped, strings.Join(slices.Compact(names), ", "))
 	}
 	return fresh(ctx, n)
 }

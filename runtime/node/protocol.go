@@ -64,6 +64,7 @@ const (
 	VerbBlock    Verb = "block"     // BlockRequest, InstallResponse
 	VerbSysctl   Verb = "sysctl"    // SysctlRequest, InstallResponse
 	VerbUnits    Verb = "units"     // UnitRequest, Nothing
+	VerbUnit     Verb = "unit"      // UnitQuery, UnitStatus
 	VerbHook     Verb = "hook"      // HookRequest, HookResponse
 	VerbRegistry Verb = "registry"  // serves until SIGTERM; reads RegistryConfigFile
 	VerbBalance  Verb = "balance"   // serves until SIGTERM; reads BalancerConfigFile
@@ -289,12 +290,42 @@ type SysctlRequest struct {
 type UnitRequest struct {
 	Units   []string `json:"units"`
 	Restart bool     `json:"restart"` // restart even if running
+	// Between, with Restart and one unit, is a command to run while that is stopped. It is started again whatever
+	// comes of it, also if keg is gone by then. What the command writes goes to stderr.
+	Between []string `json:"between,omitempty"`
 	// EnableOnly does not start.
 	EnableOnly bool `json:"enableOnly"`
 	// NoBlock does not wait until they have started.
 	NoBlock bool `json:"noBlock,omitempty"`
 	// NoteOnly only writes down how they are, for undo, before the runtime itself makes and enables them.
 	NoteOnly bool `json:"noteOnly,omitempty"`
+	// Stop stops those that run, and writes nothing down: undo knows what it knew before.
+	Stop bool `json:"stop,omitempty"`
+	// Kill, with Stop, kills those that cannot be stopped, and goes on whatever happens.
+	Kill bool `json:"kill,omitempty"`
+	// Disable, with Stop, also keeps them from starting at boot.
+	Disable bool `json:"disable,omitempty"`
+}
+
+// UnitQuery asks how a unit is, and what it said.
+type UnitQuery struct {
+	Unit string `json:"unit"`
+	// Lines is how many lines to answer with at most, the last ones; 0 is none.
+	Lines int `json:"lines,omitempty"`
+	// Match is a regular expression (RE2) that those lines match; "" is matched by all.
+	Match string `json:"match,omitempty"`
+	// SinceStart looks at all that it said since it was started last, and not at the last 300 lines.
+	SinceStart bool `json:"sinceStart,omitempty"`
+}
+
+// UnitStatus is how a unit is.
+type UnitStatus struct {
+	// Active is a word of systemd: active, reloading, activating, deactivating, inactive, failed; "unknown" where
+	// the host cannot say.
+	Active string `json:"active"`
+	// Restarts is how often it was started again by itself since somebody started it.
+	Restarts int      `json:"restarts"`
+	Said     []string `json:"said,omitempty"`
 }
 
 // HookRequest runs scripts/NAME.sh (or scripts/NAME) of Rootfs, in Rootfs, if it is there: by itself

@@ -27,6 +27,8 @@ type Host struct {
 	Rootfs map[string]string
 	// Before is called before each verb, with it and what it is about; its error is the verb's.
 	Before func(op string) error
+	// Asked says how a unit is; nil says that it is active.
+	Asked func(r node.UnitQuery) node.UnitStatus
 	// Residue is what undo answers.
 	Residue []string
 
@@ -302,12 +304,22 @@ func (h *Host) Units(ctx context.Context, r node.UnitRequest) error {
 	switch {
 	case r.NoteOnly:
 		verb = "note"
+	case r.Stop:
+		verb = "stop"
 	case r.EnableOnly:
 		verb = "enable"
 	case r.Restart:
 		verb = "restart"
 	}
 	return h.call(ctx, "%s %s", verb, strings.Join(r.Units, " "))
+}
+
+// Unit implements runtime.Host. It changes nothing, and Calls does not have it.
+func (h *Host) Unit(ctx context.Context, r node.UnitQuery) (node.UnitStatus, error) {
+	if err := context.Cause(ctx); err != nil || h.Asked == nil {
+		return node.UnitStatus{Active: "active"}, err
+	}
+	return h.Asked(r), nil
 }
 
 // Hook implements runtime.Host.

@@ -82,9 +82,14 @@ func (c *Client) Sysctl(ctx context.Context, r node.SysctlRequest) error {
 	return err
 }
 
-// Units enables and starts units.
+// Units enables, starts and stops units.
 func (c *Client) Units(ctx context.Context, r node.UnitRequest) error {
 	return tell(ctx, c, node.VerbUnits, r)
+}
+
+// Unit says how a unit is.
+func (c *Client) Unit(ctx context.Context, r node.UnitQuery) (node.UnitStatus, error) {
+	return ask[node.UnitStatus](ctx, c, node.VerbUnit, r)
 }
 
 // Hook runs a script of the rootfs; out, if not nil, receives its output.

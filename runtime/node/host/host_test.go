@@ -105,7 +105,7 @@ func TestUnits(t *testing.T) {
 		t.Errorf("undo (-want +got):\n%s", d)
 	}
 	f.answers["systemctl restart new.service"] = "!Job for new.service failed."
-	f.answers["journalctl --no-pager -n 10 -o cat -u new.service"] = "port is taken\n"
+	f.answers["journalctl -q --no-pager -o cat -n 300 -u new.service"] = "port is taken\n"
 	err = h.Units(t.Context(), node.UnitRequest{Units: []string{"new.service"}, Restart: true})
 	if kind(err) != node.KindProgram || !strings.Contains(err.Error(), "Job for new.service failed.") || !strings.Contains(err.Error(), "port is taken") {
 		t.Errorf("error is %v", err)

@@ -88,7 +88,7 @@ func (u *undo) run(ctx context.Context) error {
 		{[]string{kindChains}, back, func(e entry) (bool, error) { return h.undoFilter(ctx, e) }},
 		{[]string{kindGroups}, back, func(e entry) (bool, error) { return h.undoGroups(ctx, e) }},
 		{[]string{kindFile, kindDir, kindBlock}, back, u.restore},
-		{[]string{kindUnit}, u.rec.entries, func(e entry) (bool, error) { return false, u.reloadAndStart(ctx, e) }},
+		{[]string{kindUnit}, u.rec.entries, func(e entry) (bool, error) { return false, h.startUnit(ctx, e) }},
 		{[]string{kindSysctl}, back, h.undoSysctl},
 		{[]string{kindModule}, back, func(e entry) (bool, error) { h.undoModule(ctx, e); return false, nil }},
 	}
@@ -110,16 +110,6 @@ func (u *undo) run(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// reloadAndStart starts units that ran before; systemd hears of the files that are back first.
-func (u *undo) reloadAndStart(ctx context.Context, e entry) error {
-	if u.h.init() == "systemd" {
-		if _, err := u.h.run(ctx, "systemctl", "daemon-reload"); err != nil {
-			return err
-		}
-	}
-	return u.h.startUnit(ctx, e)
 }
 
 // restore puts a file or a block back, or takes a directory away if it is empty.

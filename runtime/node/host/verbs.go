@@ -22,7 +22,7 @@ func Verbs() []node.Verb {
 	return []node.Verb{
 		node.VerbFacts, node.VerbLock, node.VerbState, node.VerbSetState, node.VerbMissing, node.VerbReceive, node.VerbUnpack,
 		node.VerbRender, node.VerbInstall, node.VerbPut, node.VerbClaim, node.VerbBlock, node.VerbSysctl, node.VerbUnits,
-		node.VerbHook, node.VerbRegistry, node.VerbBalance, node.VerbVIP, node.VerbVIPDrop, node.VerbPrune, node.VerbUndo, node.VerbResidue, node.VerbForget,
+		node.VerbUnit, node.VerbHook, node.VerbRegistry, node.VerbBalance, node.VerbVIP, node.VerbVIPDrop, node.VerbPrune, node.VerbUndo, node.VerbResidue, node.VerbForget,
 	}
 }
 
@@ -58,6 +58,8 @@ func (h *Host) Do(ctx context.Context, verb node.Verb, in io.Reader, out io.Writ
 		return answer(ctx, in, out, h.Sysctl)
 	case node.VerbUnits:
 		return order(ctx, in, out, h.Units)
+	case node.VerbUnit:
+		return answer(ctx, in, out, h.Unit)
 	case node.VerbHook:
 		return answer(ctx, in, out, h.Hook)
 	case node.VerbRegistry:
