@@ -52,8 +52,12 @@ type Stage struct {
 type Instruction interface {
 	// Pos is where it begins.
 	Pos() Pos
+	// EndLine is the line that it ends in; its heredocs belong to it.
+	EndLine() int
 	// Text is what was written, continuation lines joined.
 	Text() string
+	// Comments are the comment lines right above it, without their #. Parser directives are not among them.
+	Comments() []string
 	instruction()
 }
 
@@ -67,6 +71,26 @@ type at struct {
 func (a at) Pos() Pos     { return a.pos }
 func (a at) Text() string { return a.text }
 func (at) instruction()   {}
+
+func (a at) EndLine() int { return a.line.end(a.pos) }
+
+func (a at) Comments() []string {
+	if a.line == nil {
+		return nil
+	}
+	return a.line.comments
+}
+
+// EndLine is the line that the FROM ends in.
+func (s *Stage) EndLine() int { return s.line.end(s.From) }
+
+// Comments are the comment lines right above the FROM, without their #.
+func (s *Stage) Comments() []string {
+	if s.line == nil {
+		return nil
+	}
+	return s.line.comments
+}
 
 // Docker is an instruction of the Dockerfile language other than FROM and CMD, as BuildKit types it:
 // use a type switch on Command (*instructions.CopyCommand, *instructions.AddCommand, ...).

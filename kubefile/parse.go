@@ -248,7 +248,7 @@ func (p *parsing) from(node *parser.Node, l *line) {
 		index: len(p.file.Stages),
 	}
 	p.file.Stages = append(p.file.Stages, stage)
-	typed, err := instructions.ParseInstruction(node)
+	typed, err := instructions.ParseInstructionWithLinter(node, silent)
 	if err != nil {
 		p.unclear[stage] = true
 		p.found.add(dockerError(l, "FROM", err))

@@ -307,3 +307,16 @@ func TestErrorText(t *testing.T) {
 		}
 	}
 }
+
+// TestCheckComments: BuildKit's parser reads "# check=" above an instruction, and panicked without a linter
+// to tell.
+func TestCheckComments(t *testing.T) {
+	f := parse(t, "# check=skip=all\n#\n# check=skip=A\nFROM scratch\n# check=skip=B\nARG password\n# check=skip=C\n# more\nONBUILD COPY a \\\n /\n# check=skip=D\nLAUNCH a\nAPP a b\n")
+	in := f.Stages[0].Instructions
+	if got := in[1].Comments(); !cmp.Equal(got, []string{"check=skip=C", "more"}) || in[1].EndLine() != 10 {
+		t.Errorf("%q to line %d", got, in[1].EndLine())
+	}
+	if got := in[2].Comments(); !cmp.Equal(got, []string{"check=skip=D"}) || in[2].EndLine() != 12 {
+		t.Errorf("%q to line %d", got, in[2].EndLine())
+	}
+}

@@ -34,6 +34,9 @@ type line struct {
 	src  *source
 	text string
 	segs []segment
+	last int // the line of the source that it ends in, its heredocs included
+	// comments are those right above it, without their #.
+	comments []string
 }
 
 // segment says that text from off on stands at pos.
@@ -161,7 +164,7 @@ func (s *source) start(number int) Pos {
 
 // join finds the parts of a node's text in the source again.
 func (s *source) join(node *parser.Node) *line {
-	joined := &line{src: s, text: node.Original}
+	joined := &line{src: s, text: node.Original, last: node.EndLine, comments: node.PrevComment}
 	off := 0
 	for number := node.StartLine; number >= 1 && number <= min(node.EndLine, len(s.lines)); number++ {
 		part, column := s.lines[number-1], 1
@@ -196,6 +199,14 @@ func (s *source) continuation(l string) (string, bool) {
 		return l, false
 	}
 	return cut, true
+}
+
+// end is the last line of an instruction that begins at pos.
+func (l *line) end(pos Pos) int {
+	if l == nil {
+		return pos.Line
+	}
+	return max(l.last, pos.Line)
 }
 
 // pos is where an offset into the joined text stands in the source.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,7 @@ type buildFlags struct {
 	pull         bool
 	keepArchives bool
 	quiet        bool
+	check        bool
 	target       string
 	solver       solverFlags
 	cache        cacheFlags
@@ -69,6 +71,7 @@ root and runc, or in the buildkitd that --builder names.`,
 	f.BoolVar(&flags.discovery.Candidates, "candidates", false, "embed also what only looks like an image in the manifests")
 	f.BoolVar(&flags.discovery.Strict, "strict", false, "fail if files could not be searched fully for images")
 	f.BoolVar(&flags.discovery.KeepGoing, "keep-going", false, "report all broken manifests and charts, not only the first")
+	f.BoolVar(&flags.check, "check", false, "lint the Kubefile and build nothing; exit with 1 if there are warnings")
 	f.BoolVarP(&flags.quiet, "quiet", "q", false, "print the digest only")
 	f.StringVar(&flags.target, "target", "", "build up to this stage, by name or number")
 	flags.solver.register(c)
@@ -82,6 +85,9 @@ func (a *app) build(c *cobra.Command, dir string, flags buildFlags, out output) 
 	ctx := c.Context()
 	request, err := a.buildRequest(ctx, dir, flags)
 	if err != nil {
+		return err
+	}
+	if done, err := a.checked(ctx, request, dir, flags, out); done || err != nil {
 		return err
 	}
 	s, err := a.store()
@@ -135,21 +141,12 @@ func (a *app) build(c *cobra.Command, dir string, flags buildFlags, out output) 
 
 func (a *app) buildRequest(ctx context.Context, dir string, flags buildFlags) (builder.Request, error) {
 	var none builder.Request
-	if len(flags.tags) == 0 {
+	if len(flags.tags) == 0 && !flags.check {
 		return none, usageErrorf("a name for the image is missing: -t reg.example.com/shop:v1")
 	}
-	vars := map[string]string{}
-	for _, arg := range flags.args {
-		k, v, ok := strings.Cut(arg, "=")
-		if k == "" {
-			return none, usageErrorf("--build-arg %q is not K=V", arg)
-		}
-		if !ok {
-			if v, ok = a.lookupEnv(k); !ok {
-				continue // as docker does: an ARG of that name keeps its default
-			}
-		}
-		vars[k] = v
+	vars, err := a.buildArgs(flags.args)
+	if err != nil {
+		return none, err
 	}
 	labels, err := keyValues("--label", flags.labels)
 	if err != nil {
@@ -214,22 +211,58 @@ func (a *app) buildRequest(ctx context.Context, dir string, flags buildFlags) (b
 	return request, err
 }
 
-// readKubefile finds the Kubefile in the build context, not in the working directory, unless -f says
-// otherwise.
-func (a *app) readKubefile(ctx context.Context, dir, file string) (*kubefile.File, error) {
-	if file == "-" {
-		return kubefile.Parse("standard input", a.input(ctx))
+// buildArgs reads --build-arg.
+func (a *app) buildArgs(list []string) (map[string]string, error) {
+	vars := map[string]string{}
+	for _, arg := range list {
+		k, v, ok := strings.Cut(arg, "=")
+		if k == "" {
+			return nil, usageErrorf("--build-arg %q is not K=V", arg)
+		}
+		if !ok {
+			if v, ok = a.lookupEnv(k); !ok {
+				continue // as docker does: an ARG of that name keeps its default
+			}
+		}
+		vars[k] = v
 	}
-	if file == "" {
-		file = filepath.Join(dir, "Kubefile")
-	}
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, &hintedError{fmt.Errorf("opening Kubefile: %w", err), "a build reads PATH/Kubefile; -f FILE names another"}
-	}
-	defer f.Close()
-	return kubefile.Parse(file, f)
+	return vars, nil
 }
+
+// readKubefile parses the Kubefile of a build.
+func (a *app) readKubefile(ctx context.Context, dir, file string) (*kubefile.File, error) {
+	name, text, err := a.kubefileText(ctx, dir, file)
+	if err != nil {
+		return nil, err
+	}
+	return kubefile.Parse(name, bytes.NewReader(text))
+}
+
+// kubefileText finds the Kubefile in the build context, not in the working directory, unless -f says
+// otherwise. What is far too large to be one is cut: the parser refuses it.
+func (a *app) kubefileText(ctx context.Context, dir, file string) (name string, text []byte, err error) {
+	var r io.Reader
+	if name = file; file == "-" {
+		name, r = "standard input", a.input(ctx)
+	} else {
+		if file == "" {
+			name = filepath.Join(dir, "Kubefile")
+		}
+		f, err := os.Open(name)
+		if err != nil {
+			return "", nil, &hintedError{fmt.Errorf("opening Kubefile: %w", err), "PATH/Kubefile is read; -f FILE names another"}
+		}
+		defer f.Close()
+		r = f
+	}
+	if text, err = io.ReadAll(io.LimitReader(r, maxKubefile)); err != nil {
+		return "", nil, fmt.Errorf("reading %s: %w", name, err)
+	}
+	return name, text, nil
+}
+
+// maxKubefile is more than the parser takes.
+const maxKubefile = 17 << 20
 
 // sourceDateEpoch is the time of every file in the image, see reproducible-builds.org. As with docker, it is
 // a build argument, which the environment sets where --build-arg does not.

@@ -29,7 +29,7 @@ var mayImport = map[string][]string{
 	"builder/pack":            {},
 	"builder/discover":        {"basefs", "imagestore"},
 	"builder/lock":            {"imagestore", "imagestore/clusterimage", "internal/atomicfile"},
-	"builder/buildkit":        {"builder", "imagestore", "internal/progress", "internal/lockfile"},
+	"builder/buildkit":        {"builder", "kubefile", "imagestore", "internal/progress", "internal/lockfile"},
 	"runtime/remote":          {"internal/progress", "internal/atomicfile", "internal/lockfile"},
 	"runtime/pki":             {},
 	"runtime/node":            {"runtime/remote", "imagestore/clusterimage", "internal/progress"},
