@@ -59,6 +59,9 @@ func (a *assembly) from(ctx context.Context, stage *kubefile.Stage) error {
 	} else if a.contexts[strings.ToLower(from)] != nil {
 		return fmt.Errorf("FROM %s: %w: the build context of that name is a directory", from, ErrBase)
 	}
+	if desc, ok := a.req.layouts[strings.ToLower(from)]; ok {
+		return a.inherit(ctx, from, desc)
+	}
 	if from == "scratch" {
 		return nil
 	}

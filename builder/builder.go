@@ -94,8 +94,9 @@ type Request struct {
 	// RunTools is the image or directory (a path that begins with / or .) whose files lie below the rootfs
 	// while a RUN runs. "" is DefaultRunTools where the rootfs lacks the program to start, NoRunTools none.
 	RunTools string
-	// BuildContexts are what FROM, COPY --from and RUN --mount name: by that name, lower case, a directory, or
-	// "docker-image://" and an image. They win over stages and images of the same name.
+	// BuildContexts are what FROM, COPY --from and RUN --mount name: by that name, lower case, a directory,
+	// "docker-image://" and an image, or "oci-layout://" and the directory of an OCI layout, with :TAG or @DIGEST
+	// where it has several images. They win over stages and images of the same name.
 	BuildContexts map[string]string
 	// Discovery says how container images are found in the tree.
 	Discovery Discovery
@@ -103,6 +104,9 @@ type Request struct {
 	Labels map[string]string
 	// Type is clusterimage.TypeCluster or TypeApp where the image is to be that; "" finds out.
 	Type string
+
+	// layouts are the images of build contexts that are OCI layouts, in the store.
+	layouts map[string]ocispec.Descriptor
 }
 
 // Result is what was built.
@@ -164,6 +168,9 @@ func (b *Builder) Build(ctx context.Context, req Request) (res Result, err error
 		return Result{}, fmt.Errorf("building: %w", err)
 	}
 	defer release()
+	if req.layouts, err = b.takeLayouts(ctx, req.BuildContexts); err != nil {
+		return Result{}, err
+	}
 	named, err := openContexts(req.BuildContexts)
 	if err != nil {
 		return Result{}, err

@@ -10,8 +10,11 @@ import (
 	"github.com/clusterimage/keg/kubefile"
 )
 
-// imageContext is how a build context that is an image begins.
-const imageContext = "docker-image://"
+// How build contexts that are images begin.
+const (
+	imageContext  = "docker-image://"
+	layoutContext = "oci-layout://"
+)
 
 // contexts are the directories among the named build contexts.
 type contexts map[string]*buildContext
@@ -19,11 +22,11 @@ type contexts map[string]*buildContext
 func openContexts(named map[string]string) (contexts, error) {
 	list := contexts{}
 	for name, value := range named {
-		if strings.HasPrefix(value, imageContext) {
+		if isImageContext(value) {
 			continue
 		}
 		if strings.Contains(value, "://") {
-			return nil, errors.Join(fmt.Errorf("build context %s: %s is neither a directory nor %sIMAGE", name, value, imageContext), list.close())
+			return nil, errors.Join(fmt.Errorf("build context %s: %s is neither a directory nor %sIMAGE nor %sDIR", name, value, imageContext, layoutContext), list.close())
 		}
 		c, err := openContext(value, "", "")
 		if err != nil {
@@ -42,6 +45,11 @@ func (l contexts) close() error {
 	return err
 }
 
+// isImageContext says whether the value of a named build context is an image.
+func isImageContext(value string) bool {
+	return strings.HasPrefix(value, imageContext) || strings.HasPrefix(value, layoutContext)
+}
+
 // contextImage is the image that a name stands for by a named build context.
 func (r *Request) contextImage(name string) (string, bool) {
 	return strings.CutPrefix(r.BuildContexts[strings.ToLower(name)], imageContext)
@@ -51,7 +59,7 @@ func (r *Request) contextImage(name string) (string, bool) {
 func (r *Request) needsSolver(file *kubefile.File, stage *kubefile.Stage, d *kubefile.Docker) string {
 	if c, ok := d.Command.(*instructions.CopyCommand); ok && c.From != "" {
 		if value, named := r.BuildContexts[strings.ToLower(c.From)]; named {
-			if strings.HasPrefix(value, imageContext) {
+			if isImageContext(value) {
 				return "COPY --from"
 			}
 			return ""

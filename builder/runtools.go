@@ -205,6 +205,9 @@ func (a *assembly) named(ctx context.Context, g group) (map[string]ocispec.Descr
 }
 
 func (a *assembly) namedOne(ctx context.Context, n string) (ocispec.Descriptor, error) {
+	if desc, ok := a.req.layouts[strings.ToLower(n)]; ok {
+		return a.manifestOf(ctx, n, desc)
+	}
 	if image, ok := a.req.contextImage(n); ok {
 		n = image
 	} else if stage := a.file.FromStage(a.current, n); stage != nil {
@@ -218,6 +221,11 @@ func (a *assembly) namedOne(ctx context.Context, n string) (ocispec.Descriptor, 
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
+	return a.manifestOf(ctx, n, desc)
+}
+
+// manifestOf is the image for this platform of one that n names.
+func (a *assembly) manifestOf(ctx context.Context, n string, desc ocispec.Descriptor) (ocispec.Descriptor, error) {
 	if !imagestore.IsIndex(desc.MediaType) {
 		return desc, nil
 	}

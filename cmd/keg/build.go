@@ -33,6 +33,7 @@ type buildFlags struct {
 	quiet        bool
 	check        bool
 	target       string
+	fetched      string // the directory that was made for PATH
 	solver       solverFlags
 	cache        cacheFlags
 	discovery    builder.Discovery
@@ -42,15 +43,20 @@ func newBuildCommand(a *app) *cobra.Command {
 	var flags buildFlags
 	var out output
 	c := &cobra.Command{
-		Use:   "build [flags] PATH",
+		Use:   "build [flags] PATH|GIT|-",
 		Short: "Build a cluster image from a Kubefile and a directory",
 		Long: `Build a cluster image: read the Kubefile in PATH (or the one given by -f), pack the files
 it copies, pull the container images it embeds, and name the result. Files are packed as they are
 read, without a daemon and without root. RUN is executed by BuildKit: inside of keg, which needs Linux,
-root and runc, or in the buildkitd that --builder names.`,
+root and runc, or in the buildkitd that --builder names.
+
+PATH may also be a git repository, URL[#REF[:DIR]], or - for a tar archive on standard input, plain or
+compressed; -f then names a file in it. A Kubefile alone on standard input is built without a context.`,
 		Example: `  keg build -t reg.example.com/shop:v1 .
   keg build -t shop:v1 -f deploy/Kubefile --build-arg VERSION=1.2 .
-  keg build -t shop:v1 --platform linux/amd64,linux/arm64 .`,
+  keg build -t shop:v1 --platform linux/amd64,linux/arm64 .
+  keg build -t shop:v1 https://git.example.com/shop.git#v1:deploy
+  tar -c . | keg build -t shop:v1 -`,
 		Args:              oneArg("the directory of the build context"),
 		ValidArgsFunction: completeDirs,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -81,8 +87,19 @@ root and runc, or in the buildkitd that --builder names.`,
 	return c
 }
 
-func (a *app) build(c *cobra.Command, dir string, flags buildFlags, out output) error {
+func (a *app) build(c *cobra.Command, path string, flags buildFlags, out output) (err error) {
 	ctx := c.Context()
+	show, err := a.display()
+	if err != nil {
+		return err
+	}
+	defer show.close()
+	contexts, err := a.fetchContexts(ctx, path, &flags, show.event)
+	defer func() { err = errors.Join(err, contexts.remove()) }()
+	if err != nil {
+		return err
+	}
+	dir := contexts.dir
 	request, err := a.buildRequest(ctx, dir, flags)
 	if err != nil {
 		return err
@@ -94,11 +111,6 @@ func (a *app) build(c *cobra.Command, dir string, flags buildFlags, out output) 
 	if err != nil {
 		return err
 	}
-	show, err := a.display()
-	if err != nil {
-		return err
-	}
-	defer show.close()
 	client := a.client(show)
 	b := &builder.Builder{Store: s, Images: client, Caches: client, Progress: show.event}
 	if !a.offline {
@@ -189,20 +201,19 @@ func (a *app) buildRequest(ctx context.Context, dir string, flags buildFlags) (b
 			return none, err
 		}
 	}
-	if dir == "-" || strings.Contains(dir, "://") || strings.HasPrefix(dir, "git@") {
-		return none, usageErrorf("%q: the build context is a directory; unpack or clone it first (a Kubefile on standard input is -f -)", dir)
-	}
-	fi, err := os.Stat(dir)
-	if err != nil {
-		return none, fmt.Errorf("opening build context: %w", err)
-	}
-	if !fi.IsDir() {
-		return none, usageErrorf("%s is no directory; the build context is one", dir)
+	if dir != "" {
+		fi, err := os.Stat(dir)
+		if err != nil {
+			return none, fmt.Errorf("opening build context: %w", err)
+		}
+		if !fi.IsDir() {
+			return none, usageErrorf("%s is no directory; the build context is one", dir)
+		}
 	}
 	if request.BuildContexts, err = buildContexts(flags.solver.contexts); err != nil {
 		return none, err
 	}
-	if request.File, err = a.readKubefile(ctx, dir, flags.file); err != nil {
+	if request.File, err = a.readKubefile(ctx, dir, flags); err != nil {
 		return none, err
 	}
 	if flags.target != "" {
@@ -230,10 +241,13 @@ func (a *app) buildArgs(list []string) (map[string]string, error) {
 }
 
 // readKubefile parses the Kubefile of a build.
-func (a *app) readKubefile(ctx context.Context, dir, file string) (*kubefile.File, error) {
-	name, text, err := a.kubefileText(ctx, dir, file)
+func (a *app) readKubefile(ctx context.Context, dir string, flags buildFlags) (*kubefile.File, error) {
+	name, text, err := a.kubefileText(ctx, dir, flags.file)
 	if err != nil {
 		return nil, err
+	}
+	if flags.fetched != "" { // nobody knows that directory
+		name = strings.TrimPrefix(name, flags.fetched+string(filepath.Separator))
 	}
 	return kubefile.Parse(name, bytes.NewReader(text))
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/clusterimage/keg/builder/buildkit"
+	"github.com/clusterimage/keg/builder/contextdir"
 )
 
 // builderDir is, in a store, where BuildKit inside of keg has its state.
@@ -36,7 +37,7 @@ func (s *solverFlags) register(c *cobra.Command) {
 	f.StringVar(&s.tls.Name, "builder-tls-name", "", "name in the buildkitd's certificate (default the HOST of its address)")
 	f.StringVar(&s.runTools, "run-tools", "", "image or directory (./DIR) whose programs a RUN finds beside the rootfs's own; none for none (default a small Linux, where the rootfs has no shell)")
 	f.StringVar(&s.network, "network", "default", "network of every RUN that does not say itself: default, none, host")
-	f.StringArrayVar(&s.contexts, "build-context", nil, "NAME=DIR or NAME=docker-image://IMAGE for COPY --from and RUN --mount")
+	f.StringArrayVar(&s.contexts, "build-context", nil, "NAME=DIR, a git repository, docker-image://IMAGE or oci-layout://DIR[:TAG|@DIGEST] for FROM, COPY --from and RUN --mount")
 	f.StringArrayVar(&s.secrets, "secret", nil, "secret for RUN --mount=type=secret: id=ID[,src=FILE|,env=VARIABLE]")
 	f.StringArrayVar(&s.ssh, "ssh", nil, "agent or keys for RUN --mount=type=ssh: default or ID[=SOCKET|KEY[,KEY]]")
 	f.StringArrayVar(&s.allow, "allow", nil, "what a RUN may ask for: network.host, security.insecure")
@@ -174,7 +175,7 @@ func buildContexts(list []string) (map[string]string, error) {
 	for _, flag := range list {
 		k, v, ok := strings.Cut(flag, "=")
 		if !ok || k == "" || v == "" {
-			return nil, usageErrorf("--build-context %q is not NAME=DIR or NAME=docker-image://IMAGE", flag)
+			return nil, usageErrorf("--build-context %q is not NAME=DIR, NAME=URL of a git repository, NAME=docker-image://IMAGE or NAME=oci-layout://DIR", flag)
 		}
 		named[strings.ToLower(k)] = v
 	}
@@ -185,6 +186,10 @@ func buildContexts(list []string) (map[string]string, error) {
 func solverHint(err error) string {
 	var dial *buildkit.DialError
 	switch {
+	case errors.Is(err, contextdir.ErrNoGit):
+		return "install git, or clone the repository yourself and build from the directory"
+	case errors.Is(err, contextdir.ErrUnencrypted):
+		return "use https:// or ssh, or name a commit: URL#COMMIT"
 	case errors.As(err, &dial) && strings.HasPrefix(dial.Address, "tcp://"):
 		return "see that buildkitd listens there, and whether it speaks TLS: --builder-tls-ca, and --builder-tls-cert with --builder-tls-key where it wants a certificate"
 	case errors.As(err, &dial):

@@ -27,6 +27,7 @@ var mayImport = map[string][]string{
 	"imagestore":              {"imagestore/clusterimage", "imagestore/unpack", "internal/progress", "internal/atomicfile", "internal/lockfile", "internal/compression", "internal/ctxio", "internal/writeback"},
 	"builder":                 {"builder/pack", "builder/discover", "builder/lock", "imagestore", "imagestore/clusterimage", "kubefile", "basefs", "internal/progress", "internal/compression", "internal/ctxio"},
 	"builder/pack":            {},
+	"builder/contextdir":      {"imagestore", "internal/compression", "internal/ctxio"},
 	"builder/discover":        {"basefs", "imagestore"},
 	"builder/lock":            {"imagestore", "imagestore/clusterimage", "internal/atomicfile"},
 	"builder/buildkit":        {"builder", "kubefile", "imagestore", "internal/progress", "internal/lockfile"},
