@@ -100,6 +100,8 @@ type Request struct {
 	BuildContexts map[string]string
 	// Discovery says how container images are found in the tree.
 	Discovery Discovery
+	// MissingPlatform is the answer to images to embed that do not exist for a platform; "" is an error.
+	MissingPlatform transfer.MissingPlatform
 	// Labels are set on the rootfs over those of the Kubefile.
 	Labels map[string]string
 	// Type is clusterimage.TypeCluster or TypeApp where the image is to be that; "" finds out.
@@ -132,6 +134,8 @@ type PlatformResult struct {
 	Labels map[string]string
 	// Discovered is what was found of container images in the tree, nil if nothing was looked for.
 	Discovered *discover.Report
+	// Missing are the images that do not exist for the platform, and what became of them.
+	Missing []MissingImage
 	// Layers is the number of layers that this build added, Cached how many of them were not packed anew.
 	Layers, Cached int
 }
@@ -148,6 +152,9 @@ func (b *Builder) Build(ctx context.Context, req Request) (res Result, err error
 	}
 	if !slices.Contains([]pack.Compression{"", pack.Zstd, pack.Gzip}, req.Compression) {
 		return Result{}, fmt.Errorf("compression %q: it is %s or %s", req.Compression, pack.Zstd, pack.Gzip)
+	}
+	if err := req.MissingPlatform.Check(); err != nil {
+		return Result{}, fmt.Errorf("images without the platform: %w", err)
 	}
 	if req.SourceDateEpoch.IsZero() {
 		req.SourceDateEpoch = time.Unix(0, 0)

@@ -106,6 +106,7 @@ const defaultPulls = 4
 
 func (a *assembly) pullAll(ctx context.Context, list []wish) ([]clusterimage.Embedded, error) {
 	out := make([]clusterimage.Embedded, len(list))
+	missing := make([]*MissingImage, len(list))
 	if len(list) > 0 && a.b.Images == nil {
 		return nil, a.blame(list[0], fmt.Errorf("pulling %s: %w", list[0].name, ErrNoPuller))
 	}
@@ -116,9 +117,12 @@ func (a *assembly) pullAll(ctx context.Context, list []wish) ([]clusterimage.Emb
 			if err := context.Cause(ctx); err != nil {
 				return err
 			}
-			p, err := a.b.Images.PullImage(ctx, a.b.Store, w.ref, a.res.Platform)
+			p, without, err := a.pullImage(ctx, w)
 			if err != nil {
 				return a.blame(w, err)
+			}
+			if missing[i] = without; p.Manifest.Digest == "" {
+				return nil
 			}
 			out[i] = clusterimage.Embedded{Name: w.name, Platform: a.res.Platform, Manifest: plainDescriptor(p.Manifest)}
 			if p.Index != nil {
@@ -130,7 +134,12 @@ func (a *assembly) pullAll(ctx context.Context, list []wish) ([]clusterimage.Emb
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	return out, nil
+	for _, m := range missing {
+		if m != nil {
+			a.res.Missing = append(a.res.Missing, *m)
+		}
+	}
+	return slices.DeleteFunc(out, func(e clusterimage.Embedded) bool { return e.Name == "" }), nil
 }
 
 func plainDescriptor(d ocispec.Descriptor) ocispec.Descriptor {

@@ -130,6 +130,34 @@ IMAGES --ignore REG/multi/app:other
 	}
 }
 
+func TestMissingPlatform(t *testing.T) {
+	p := publish(t, registrytest.Start(t))
+	tb := &testBuild{kubefile: "FROM scratch\nIMAGES " + p.addr + "/multi/app:1 " + p.addr + "/arm/app:1\n"}
+	tb.request = func(r *Request) { r.Platforms, r.MissingPlatform = []string{"linux/amd64"}, transfer.MissingSkip }
+	multi := fmt.Sprintf("%s/multi/app:1 linux/amd64 %s %s", p.addr, p.amd.Digest, p.multi.Digest)
+	res := tb.must(t)
+	if diff := cmp.Diff([]string{multi}, embedded(res)); diff != "" {
+		t.Error(diff)
+	}
+	lacks := MissingImage{Name: p.addr + "/arm/app:1", Have: []string{"linux/arm64"}}
+	if diff := cmp.Diff([]MissingImage{lacks}, res.Platforms[0].Missing); diff != "" {
+		t.Error(diff)
+	}
+	tb.request = func(r *Request) { r.Platforms, r.MissingPlatform = []string{"linux/amd64"}, transfer.MissingAny }
+	res = tb.must(t)
+	if diff := cmp.Diff([]string{fmt.Sprintf("%s/arm/app:1 linux/amd64 %s", p.addr, p.armSingle.Digest), multi}, embedded(res)); diff != "" {
+		t.Error(diff)
+	}
+	lacks.Taken = "linux/arm64"
+	if diff := cmp.Diff([]MissingImage{lacks}, res.Platforms[0].Missing); diff != "" {
+		t.Error(diff)
+	}
+	tb.request = func(r *Request) { r.MissingPlatform = "perhaps" }
+	if _, err := tb.run(t); err == nil || !strings.Contains(err.Error(), "perhaps") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestRegistryTakesImage(t *testing.T) {
 	p := publish(t, registrytest.StartReal(t))
 	tb := &testBuild{kubefile: "FROM scratch\nCOPY a /\nIMAGES " + p.addr + "/multi/app:1\n", files: files{"a": "a"}}

@@ -25,6 +25,7 @@ type buildFlags struct {
 	tags         []string
 	args         []string
 	platforms    []string
+	missing      string
 	labels       []string
 	compression  string
 	noCache      bool
@@ -68,6 +69,7 @@ compressed; -f then names a file in it. A Kubefile alone on standard input is bu
 	f.StringArrayVarP(&flags.tags, "tag", "t", nil, "name of the image; may be given several times")
 	f.StringArrayVar(&flags.args, "build-arg", nil, "value of an ARG, K=V; K alone takes the value from the environment")
 	f.StringSliceVar(&flags.platforms, "platform", nil, "platforms to build for (default: linux on this machine's architecture)")
+	registerMissing(c, &flags.missing)
 	f.StringArrayVar(&flags.labels, "label", nil, "label of the image, K=V")
 	f.StringVar(&flags.compression, "compression", string(pack.Zstd), "of layers: zstd or gzip (for old readers)")
 	f.BoolVar(&flags.noCache, "no-cache", false, "pack every layer anew and run every RUN again")
@@ -135,6 +137,7 @@ func (a *app) build(c *cobra.Command, path string, flags buildFlags, out output)
 		fmt.Fprintf(a.stderr, "keg: warning: %s\n", w)
 	}
 	a.warnDiscovered(result, flags.quiet)
+	a.warnMissing(result)
 	if flags.quiet {
 		fmt.Fprintln(a.stdout, result.Target.Digest)
 		return nil
@@ -172,6 +175,10 @@ func (a *app) buildRequest(ctx context.Context, dir string, flags buildFlags) (b
 	if err != nil {
 		return none, err
 	}
+	missing, err := readMissing(flags.missing)
+	if err != nil {
+		return none, err
+	}
 	request := builder.Request{
 		Context:         dir,
 		Vars:            vars,
@@ -180,6 +187,7 @@ func (a *app) buildRequest(ctx context.Context, dir string, flags buildFlags) (b
 		SourceDateEpoch: epoch,
 		Labels:          labels,
 		NoCache:         flags.noCache,
+		MissingPlatform: missing,
 		Pull:            flags.pull,
 		KeepArchives:    flags.keepArchives,
 		Discovery:       flags.discovery,

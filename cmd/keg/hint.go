@@ -122,12 +122,16 @@ func hint(err error) string {
 		return fmt.Sprintf("keg login %s, or ask for access to the repository", registry.Registry)
 	case errors.Is(err, transfer.ErrUnauthorized):
 		return "keg login REGISTRY, or ask for access to the repository"
+	case errors.Is(err, transfer.ErrLimited) && errors.As(err, &registry):
+		return fmt.Sprintf("wait, or keg login %s (registries let known users ask more often), or name a mirror with --registry-config", registry.Registry)
+	case errors.Is(err, transfer.ErrNotRegistry):
+		return "something else answers in the registry's place: a login page of the network, a proxy, or another server; open the address in a browser, and check HTTPS_PROXY and the name"
 	case errors.As(err, &certificate):
 		return "put the certificate of the registry's CA into /etc/docker/certs.d/HOST:PORT/ca.crt, or trust it on this machine; --insecure HOST:PORT does without"
 	case errors.Is(err, transfer.ErrPlainHTTP):
 		return "if the registry is meant to speak plain HTTP, name it: --insecure HOST:PORT"
 	case errors.As(err, &platform):
-		return "build for a platform that the image has, or name another image"
+		return "take a platform that the image has, or another image; --missing-platform skip leaves it out, any takes what there is"
 	case errors.Is(err, transfer.ErrUnreachable):
 		return "check the name of the registry and the network; --insecure HOST:PORT allows plain HTTP"
 	case errors.Is(err, imagestore.ErrDigest) && errors.As(err, &registry), errors.As(err, &registry) && registry.Code == "BLOB_UNKNOWN":

@@ -12,6 +12,7 @@ import (
 func newPullCommand(a *app) *cobra.Command {
 	var out output
 	var platforms []string
+	var missing string
 	c := &cobra.Command{
 		Use:   "pull NAME...",
 		Short: "Fetch images from their registries",
@@ -22,6 +23,11 @@ parallel, and an interrupted pull goes on where it stopped. Nothing is named bef
 		Args:              minArgs(1, "at least one name"),
 		ValidArgsFunction: a.completeImages(0),
 		RunE: func(c *cobra.Command, args []string) error {
+			opts := transfer.PullOptions{Platforms: platforms}
+			var err error
+			if opts.Missing, err = readMissing(missing); err != nil {
+				return err
+			}
 			s, err := a.store()
 			if err != nil {
 				return err
@@ -42,7 +48,7 @@ parallel, and an interrupted pull goes on where it stopped. Nothing is named bef
 				if err != nil {
 					return err
 				}
-				target, err := pullAndTag(c.Context(), s, client, ref, transfer.PullOptions{Platforms: platforms})
+				target, err := pullAndTag(c.Context(), s, client, ref, opts)
 				if err != nil {
 					return err
 				}
@@ -57,6 +63,7 @@ parallel, and an interrupted pull goes on where it stopped. Nothing is named bef
 		},
 	}
 	c.Flags().StringSliceVar(&platforms, "platform", nil, "platforms to fetch of an image that has several (default: all)")
+	registerMissing(c, &missing)
 	out.register(c)
 	return c
 }

@@ -14,8 +14,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/clusterimage/keg/internal/registrytest"
 )
 
 func TestMain(m *testing.M) {
@@ -49,23 +50,34 @@ func TestScripts(t *testing.T) {
 
 // startRegistry starts an in-memory registry on the loopback address and puts its address into the
 // variable named: registry REG; registry REG tls has a certificate that nobody knows, registry REG private
-// lets bob in with the password secret, registry REG damaged changes the last byte of every blob.
+// lets bob in with the password secret, registry REG damaged changes the last byte of every blob, cut=N ends
+// every answer after N bytes of a blob, failing answers each request with 503 first, limited asks everybody to
+// come back in an hour, page shows a login page.
 func startRegistry(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 || len(args) > 2 {
-		ts.Fatalf("usage: registry VARIABLE [tls|private|damaged]")
+		ts.Fatalf("usage: registry VARIABLE [tls|private|damaged|cut=N|failing|limited|page]")
 	}
-	handler := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	handler := registrytest.Handler()
 	start := (*httptest.Server).Start
 	if len(args) == 2 {
-		switch args[1] {
-		case "tls":
-			start = (*httptest.Server).StartTLS
-		case "private":
-			handler = private(handler)
-		case "damaged":
-			handler = damaged(handler)
-		default:
+		kind, number, _ := strings.Cut(args[1], "=")
+		n, _ := strconv.Atoi(number)
+		faults := map[string]registrytest.Fault{
+			"tls":     func(next http.Handler) http.Handler { return next },
+			"private": registrytest.Private("bob", "secret"),
+			"damaged": registrytest.WrongDigest(0),
+			"cut":     registrytest.CutBlobs(n),
+			"limited": registrytest.FailTimes(-1, http.StatusTooManyRequests, "Retry-After", "3600"),
+			"failing": registrytest.FailOnce(http.StatusServiceUnavailable),
+			"page":    registrytest.HTML(registrytest.IsAny, http.StatusOK),
+		}
+		fault, ok := faults[kind]
+		if !ok {
 			ts.Fatalf("registry: unknown kind %s", args[1])
+		}
+		handler = fault(handler)
+		if kind == "tls" {
+			start = (*httptest.Server).StartTLS
 		}
 	}
 	server := httptest.NewUnstartedServer(handler)
@@ -73,32 +85,6 @@ func startRegistry(ts *testscript.TestScript, neg bool, args []string) {
 	start(server)
 	ts.Defer(server.Close)
 	ts.Setenv(args[0], server.Listener.Addr().String())
-}
-
-func private(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if user, password, _ := r.BasicAuth(); user != "bob" || password != "secret" {
-			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
-			http.Error(w, "who are you?", http.StatusUnauthorized)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-func damaged(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/blobs/") {
-			next.ServeHTTP(w, r)
-			return
-		}
-		answer := httptest.NewRecorder()
-		next.ServeHTTP(answer, r)
-		body := answer.Body.Bytes()
-		body[len(body)-1] ^= 1
-		w.WriteHeader(answer.Code)
-		_, _ = w.Write(body) // the client may be gone
-	})
 }
 
 // wantCode runs a program that must exit with a code: code 2 keg images -o xml.

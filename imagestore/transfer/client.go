@@ -187,8 +187,9 @@ func (c *Client) authenticate(ctx context.Context, repo name.Repository, scopes 
 		if err != nil {
 			return err
 		}
-		rt, err = transport.NewWithContext(ctx, reg, auth, c.base, scopes)
-		return registryError(ctx, repo, "authenticating", err)
+		asked, wait := withWait(ctx)
+		rt, err = transport.NewWithContext(asked, reg, auth, c.base, scopes)
+		return wait.in(registryError(ctx, repo, "authenticating", err))
 	})
 	if err != nil {
 		return nil, err

@@ -173,7 +173,7 @@ func (c *Client) receive(ctx context.Context, w *imagestore.Writer, repo name.Re
 // position makes w ready for the answer to a request for the rest of a blob.
 func (c *Client) position(w *imagestore.Writer, repo name.Repository, op string, resp *http.Response) error {
 	if resp.StatusCode/100 == 2 && isHTML(resp.Header.Get("Content-Type"), nil) {
-		return &RegistryError{Registry: registryName(repo.Registry), Repository: repo.RepositoryStr(), Op: op, Message: "the answer is an HTML page, not the blob"}
+		return &RegistryError{Registry: registryName(repo.Registry), Repository: repo.RepositoryStr(), Op: op, Message: htmlMessage}
 	}
 	switch resp.StatusCode {
 	case http.StatusOK:

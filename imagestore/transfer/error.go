@@ -33,6 +33,10 @@ var (
 	ErrNotFound = errors.New("not found in the registry")
 	// ErrUnsupported says that an image is of a form that keg does not carry.
 	ErrUnsupported = errors.New("unsupported image")
+	// ErrLimited says that a registry takes no more requests from us for a while.
+	ErrLimited = errors.New("too many requests")
+	// ErrNotRegistry says that something else answered in a registry's place, such as a proxy's login page.
+	ErrNotRegistry = errors.New("not a registry's answer")
 	// ErrIncomplete says that an image cannot be pushed since parts of it are not in the store.
 	ErrIncomplete = errors.New("image is not complete in the store")
 )
@@ -73,6 +77,9 @@ func (e *RegistryError) Error() string {
 	if e.Message != "" {
 		b.WriteString(": " + e.Message)
 	}
+	if e.retryAfter > 0 {
+		fmt.Fprintf(&b, ": it may be asked again in %s", e.retryAfter.Round(time.Second))
+	}
 	if e.Err != nil {
 		b.WriteString(": " + causeText(e.Err))
 	}
@@ -91,13 +98,17 @@ func causeText(err error) string {
 // Unwrap returns the cause.
 func (e *RegistryError) Unwrap() error { return e.Err }
 
-// Is matches ErrUnauthorized, ErrUnreachable, ErrNotFound and ErrPlainHTTP.
+// Is matches ErrUnauthorized, ErrUnreachable, ErrNotFound, ErrLimited, ErrNotRegistry and ErrPlainHTTP.
 func (e *RegistryError) Is(target error) bool {
 	switch target {
 	case ErrUnauthorized:
 		return e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden
 	case ErrNotFound:
 		return e.Status == http.StatusNotFound
+	case ErrLimited:
+		return e.Status == http.StatusTooManyRequests || e.Code == string(transport.TooManyRequestsErrorCode)
+	case ErrNotRegistry:
+		return e.Message == htmlMessage
 	case ErrUnreachable:
 		return e.Status == 0 && e.Err != nil && unreachable(e.Err)
 	case ErrPlainHTTP:
@@ -175,7 +186,7 @@ func registryError(ctx context.Context, repo name.Repository, op string, err err
 	return e
 }
 
-const htmlMessage = "the answer is an HTML page, not JSON"
+const htmlMessage = "the answer is an HTML page, not a registry's"
 
 // maxErrorBody bounds what is read of a registry's explanation.
 const maxErrorBody = 16 << 10

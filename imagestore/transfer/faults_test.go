@@ -28,55 +28,12 @@ import (
 
 type wrapper = func(http.Handler) http.Handler
 
-func isBlobGet(r *http.Request) bool {
-	return r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/sha256:")
-}
+// isBlobGet says whether a request is for the content of a blob.
+func isBlobGet(r *http.Request) bool { return registrytest.IsBlob(r) }
 
 // when answers by f what it says it answers.
 func when(f func(w http.ResponseWriter, r *http.Request) bool) wrapper {
-	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if !f(w, r) {
-				next.ServeHTTP(w, r)
-			}
-		})
-	}
-}
-
-// cutter ends the connection after so many bytes of an answer.
-type cutter struct {
-	http.ResponseWriter
-	left int
-}
-
-func (c *cutter) Write(p []byte) (int, error) {
-	n, err := c.ResponseWriter.Write(p[:min(len(p), c.left)])
-	c.left -= n
-	if err == nil && n < len(p) {
-		c.ResponseWriter.(http.Flusher).Flush()
-		panic(http.ErrAbortHandler)
-	}
-	return n, err
-}
-
-// cut ends each answer that brings a blob after k bytes.
-func cut(k int) wrapper {
-	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if isBlobGet(r) {
-				w = &cutter{ResponseWriter: w, left: k}
-			}
-			next.ServeHTTP(w, r)
-		})
-	}
-}
-
-// noRange is a registry that always sends the whole.
-func noRange(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r.Header.Del("Range")
-		next.ServeHTTP(w, r)
-	})
+	return registrytest.Answered(f)
 }
 
 // served is a registry that has an image, and the store it came from.
@@ -156,7 +113,7 @@ func TestPullResumesAfterEveryCut(t *testing.T) {
 		build func(testing.TB, *imagestore.Store) ocispec.Descriptor
 	}{{1, tiny}, {7, tiny}, {100, small}, {4096, medium}, {65_537, clusterImage}, {1_000_000, clusterImage}} {
 		t.Run(fmt.Sprint(tt.every), func(t *testing.T) {
-			v := serveImage(t, tt.build, cut(tt.every))
+			v := serveImage(t, tt.build, registrytest.CutBlobs(tt.every))
 			s, err := v.pull(t, Options{})
 			if err != nil {
 				t.Fatal(err)
@@ -179,11 +136,11 @@ func TestPullWithoutRange(t *testing.T) {
 	v := serve(t, func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if isBlobGet(r) && cuts.Add(1)%2 == 1 {
-				w = &cutter{ResponseWriter: w, left: 50}
+				w = registrytest.CutAfter(w, 50)
 			}
 			next.ServeHTTP(w, r)
 		})
-	}, noRange)
+	}, registrytest.NoRange)
 	s, err := v.pull(t, Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -191,7 +148,7 @@ func TestPullWithoutRange(t *testing.T) {
 	v.same(t, s)
 
 	// One that never gets further is given up.
-	v = serve(t, cut(50), noRange)
+	v = serve(t, registrytest.CutBlobs(50), registrytest.NoRange)
 	if s, err = v.pull(t, Options{}); !errors.Is(err, ErrUnreachable) {
 		t.Errorf("error %v, want ErrUnreachable", err)
 	}
@@ -201,46 +158,16 @@ func TestPullWithoutRange(t *testing.T) {
 }
 
 func TestPassingFailures(t *testing.T) {
-	everyOther := func(status int, header ...string) wrapper {
-		var mu sync.Mutex
-		failed := map[string]bool{}
-		return when(func(w http.ResponseWriter, r *http.Request) bool {
-			mu.Lock()
-			defer mu.Unlock()
-			key := r.Method + r.URL.Path
-			if strings.Contains(r.URL.Path, "/uploads") {
-				key = r.Method // the path is new each time
-			}
-			if failed[key] {
-				return false
-			}
-			failed[key] = true
-			for i := 0; i < len(header); i += 2 {
-				w.Header().Set(header[i], header[i+1])
-			}
-			w.WriteHeader(status)
-			return true
-		})
-	}
-	reset := func() wrapper {
-		inner := everyOther(0)
-		return func(next http.Handler) http.Handler {
-			h := inner(next)
-			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				h.ServeHTTP(resetter{w}, r)
-			})
-		}
-	}
 	for _, tt := range []struct {
 		name  string
 		fault func() wrapper
 	}{
-		{"500", func() wrapper { return everyOther(500) }},
-		{"502", func() wrapper { return everyOther(502, "Content-Type", "text/html") }},
-		{"503", func() wrapper { return everyOther(503) }},
-		{"429", func() wrapper { return everyOther(429, "Retry-After", "0") }},
-		{"408", func() wrapper { return everyOther(408) }},
-		{"reset", reset},
+		{"500", func() wrapper { return registrytest.FailOnce(500) }},
+		{"502", func() wrapper { return registrytest.FailOnce(502, "Content-Type", "text/html") }},
+		{"503", func() wrapper { return registrytest.FailOnce(503) }},
+		{"429", func() wrapper { return registrytest.FailOnce(429, "Retry-After", "0") }},
+		{"408", func() wrapper { return registrytest.FailOnce(408) }},
+		{"reset", func() wrapper { return registrytest.FailOnce(0) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			v := serve(t, tt.fault())
@@ -260,16 +187,6 @@ func TestPassingFailures(t *testing.T) {
 			v.same(t, back)
 		})
 	}
-}
-
-// resetter ends the connection where a status of 0 is written.
-type resetter struct{ http.ResponseWriter }
-
-func (w resetter) WriteHeader(status int) {
-	if status == 0 {
-		panic(http.ErrAbortHandler)
-	}
-	w.ResponseWriter.WriteHeader(status)
 }
 
 func TestRetryAfter(t *testing.T) {
@@ -294,43 +211,11 @@ func TestRetryAfter(t *testing.T) {
 
 func TestFailuresThatStay(t *testing.T) {
 	const large = 1_000_000 // one layer is
-	const html = "<!DOCTYPE html><html><body>Please log in to the wifi</body></html>"
-	page := func(status int) func(w http.ResponseWriter) {
-		return func(w http.ResponseWriter) {
-			w.Header().Set("Content-Type", "text/html; charset=utf-8")
-			w.WriteHeader(status)
-			_, _ = io.WriteString(w, html)
-		}
-	}
-	manifests := func(r *http.Request) bool {
-		return r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/manifests/")
-	}
-	everything := func(*http.Request) bool { return true }
-	alter := func(change func([]byte) []byte) wrapper {
-		return func(next http.Handler) http.Handler {
-			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if !isBlobGet(r) {
-					next.ServeHTTP(w, r)
-					return
-				}
-				r.Header.Del("Range")
-				rec := httptest.NewRecorder()
-				next.ServeHTTP(rec, r)
-				data := rec.Body.Bytes()
-				if len(data) > large {
-					data = change(data)
-				}
-				_, _ = w.Write(data)
-			})
-		}
-	}
+	manifests, everything := registrytest.IsManifest, registrytest.IsAny
+	page := registrytest.HTML
+	alter := func(change func([]byte) []byte) wrapper { return registrytest.AlterBlobs(large, change) }
 	answer := func(match func(*http.Request) bool, with func(http.ResponseWriter)) wrapper {
-		return when(func(w http.ResponseWriter, r *http.Request) bool {
-			if match(r) {
-				with(w)
-			}
-			return match(r)
-		})
+		return registrytest.Answer(match, func(w http.ResponseWriter, _ *http.Request) { with(w) })
 	}
 	for _, tt := range []struct {
 		name  string
@@ -338,15 +223,19 @@ func TestFailuresThatStay(t *testing.T) {
 		is    error
 		says  string
 	}{
-		{"wrong digest", alter(func(b []byte) []byte { b[len(b)-1] ^= 1; return b }), imagestore.ErrDigest, "other content"},
+		{"wrong digest", registrytest.WrongDigest(large), imagestore.ErrDigest, "other content"},
+		{"says too little", registrytest.LieLength(large, -10), nil, "was cut after"},
+		{"limited for ever", registrytest.FailTimes(-1, 429), ErrLimited, "429"},
+		{"limited for an hour", registrytest.FailTimes(-1, 429, "Retry-After", "3600"), ErrLimited, "again in 1h0m0s"},
+		{"blobs limited", answer(isBlobGet, func(w http.ResponseWriter) { w.WriteHeader(429) }), ErrLimited, "429"},
 		{"too long", alter(func(b []byte) []byte { return append(b, "more"...) }), imagestore.ErrDigest, "more than"},
 		{"too short", alter(func(b []byte) []byte { return b[:len(b)-1] }), nil, "was cut after"},
 		{"empty", alter(func([]byte) []byte { return nil }), nil, "was cut after 0 of"},
-		{"HTML for a manifest", answer(manifests, page(200)), nil, "HTML"},
-		{"HTML for a blob", answer(isBlobGet, page(200)), nil, "HTML"},
-		{"HTML for everything", answer(everything, page(200)), nil, "HTML"},
-		{"HTML with 403", answer(manifests, page(403)), ErrUnauthorized, "HTML"},
-		{"HTML with 404", answer(everything, page(404)), ErrNotFound, "HTML"},
+		{"HTML for a manifest", page(manifests, 200), ErrNotRegistry, "HTML"},
+		{"HTML for a blob", page(isBlobGet, 200), ErrNotRegistry, "HTML"},
+		{"HTML for everything", page(everything, 200), ErrNotRegistry, "HTML"},
+		{"HTML with 403", page(manifests, 403), ErrUnauthorized, "HTML"},
+		{"HTML with 404", page(everything, 404), ErrNotFound, "HTML"},
 		{"denied", answer(manifests, func(w http.ResponseWriter) {
 			w.WriteHeader(403)
 			_, _ = io.WriteString(w, `{"errors":[{"code":"DENIED","message":"not for \u001b[31myou"}]}`)
@@ -397,6 +286,103 @@ func TestFailuresThatStay(t *testing.T) {
 	}
 }
 
+// TestHarmlessLies has a registry that says of blobs that they are longer than they are, and one that is
+// slow: what comes is right, and is taken.
+func TestHarmlessLies(t *testing.T) {
+	for name, fault := range map[string]wrapper{
+		"says too much": registrytest.LieLength(100, 10),
+		"slow":          registrytest.Slow(64<<10, time.Millisecond),
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := serve(t, fault)
+			s, err := v.pull(t, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			v.same(t, s)
+		})
+	}
+}
+
+// TestOneDownloadOverImages pulls images of several repositories at once that share a layer, over
+// connections that are cut: the layer comes once.
+func TestOneDownloadOverImages(t *testing.T) {
+	rec := &recorder{}
+	addr := registrytest.Start(t, registrytest.CutBlobs(40_000), rec.wrap)
+	s := newStore(t)
+	shared := put(t, s, ocispec.MediaTypeImageLayer, noise(77, 300_000))
+	c := newClient(Options{})
+	const images = 6
+	for i := range images {
+		own := put(t, s, ocispec.MediaTypeImageLayer, noise(uint64(100+i), 1000))
+		desc := putJSON(t, s, ocispec.MediaTypeImageManifest, ocispec.Manifest{
+			Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+			Config: put(t, s, ocispec.MediaTypeImageConfig, []byte(`{"os":"linux","architecture":"amd64"}`)),
+			Layers: []ocispec.Descriptor{shared, own},
+		})
+		if _, err := c.Push(t.Context(), s, desc, mustRef(t, fmt.Sprintf("%s/team%d/app:v1", addr, i)), PushOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rec.reset()
+	back := newStore(t)
+	var wg sync.WaitGroup
+	for i := range images {
+		wg.Go(func() {
+			if _, err := c.PullImage(t.Context(), back, mustRef(t, fmt.Sprintf("%s/team%d/app:v1", addr, i)), "linux/amd64"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	served{s: s}.same(t, back)
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	sent := 0
+	for path, n := range rec.sent {
+		if strings.HasSuffix(path, shared.Digest.String()) {
+			sent += n
+		}
+	}
+	if sent > int(shared.Size)+8*40_000 { // what a cut connection had in its buffers does not count as received
+		t.Errorf("%d bytes were sent of a layer of %d", sent, shared.Size)
+	}
+}
+
+// TestWhatWasCompleteStays has one layer be wrong: the others are there for the next run, which fetches that
+// one alone.
+func TestWhatWasCompleteStays(t *testing.T) {
+	const large = 1_000_000
+	var wrong atomic.Bool
+	wrong.Store(true)
+	v := serve(t, func(next http.Handler) http.Handler {
+		bad := registrytest.WrongDigest(large)(next)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if wrong.Load() {
+				bad.ServeHTTP(w, r)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	s, c := newStore(t), newClient(Options{Parallelism: 1})
+	if _, err := c.Pull(t.Context(), s, mustRef(t, v.name), PullOptions{}); !errors.Is(err, imagestore.ErrDigest) {
+		t.Fatalf("error %v, want ErrDigest", err)
+	}
+	before := contents(t, s)
+	wrong.Store(false)
+	v.rec.reset()
+	if _, err := c.Pull(t.Context(), s, mustRef(t, v.name), PullOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	v.same(t, s)
+	for hex := range before {
+		if n := v.rec.count("GET", "/blobs/sha256:"+hex); n > 0 {
+			t.Errorf("%s was there and was fetched again", hex)
+		}
+	}
+}
+
 func TestSchema1(t *testing.T) {
 	addr := registrytest.Start(t, when(func(w http.ResponseWriter, r *http.Request) bool {
 		if !strings.Contains(r.URL.Path, "/manifests/") {
@@ -423,7 +409,7 @@ func TestStalledConnection(t *testing.T) {
 						panic(http.ErrAbortHandler)
 					}
 				}()
-				w = &cutter{ResponseWriter: w, left: 100}
+				w = registrytest.CutAfter(w, 100)
 			}
 			next.ServeHTTP(w, r)
 		})
@@ -450,7 +436,7 @@ func TestCancelledPullContinues(t *testing.T) {
 						panic(http.ErrAbortHandler)
 					}
 				}()
-				w = &cutter{ResponseWriter: w, left: half}
+				w = registrytest.CutAfter(w, half)
 			}
 			next.ServeHTTP(w, r)
 		})

@@ -74,6 +74,9 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	resp, err := rt.RoundTrip(req)
+	if w, ok := req.Context().Value(waitKey{}).(*wait); ok {
+		w.note(resp)
+	}
 	var record tls.RecordHeaderError
 	if errors.As(err, &record) && g.plain(req) {
 		// Not the end: plain HTTP, which is allowed, is tried next.

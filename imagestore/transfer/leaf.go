@@ -132,8 +132,35 @@ func (p *puller) pick(ctx context.Context, list []leaf, platform string) (leaf, 
 	return list[i], nil
 }
 
+// pickAll is pick for each platform wanted, as opts answer to those that are missing.
+func (p *puller) pickAll(ctx context.Context, list []leaf, opts PullOptions) ([]leaf, error) {
+	var all []leaf
+	var lacks *PlatformError
+	for _, platform := range opts.Platforms {
+		l, err := p.pick(ctx, list, platform)
+		if errors.As(err, &lacks) {
+			switch opts.Missing.orError() {
+			case MissingSkip:
+				continue
+			case MissingAny:
+				if near := Nearest(platform, lacks.Have); near != "" {
+					l, err = p.pick(ctx, list, near)
+				}
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, l)
+	}
+	if len(all) == 0 {
+		return nil, lacks
+	}
+	return all, nil
+}
+
 // restrict makes of an image what remains of it for the platforms wanted.
-func (p *puller) restrict(ctx context.Context, desc ocispec.Descriptor, data []byte, want []string) (ocispec.Descriptor, []byte, error) {
+func (p *puller) restrict(ctx context.Context, desc ocispec.Descriptor, data []byte, opts PullOptions) (ocispec.Descriptor, []byte, error) {
 	var idx ocispec.Index
 	if imagestore.IsIndex(desc.MediaType) {
 		if err := json.Unmarshal(data, &idx); err != nil {
@@ -143,7 +170,7 @@ func (p *puller) restrict(ctx context.Context, desc ocispec.Descriptor, data []b
 	var keep []ocispec.Descriptor
 	img, err := clusterimage.Parse(idx)
 	if err == nil {
-		if keep, err = p.restrictCluster(ctx, idx, img, want); err != nil {
+		if keep, err = p.restrictCluster(ctx, idx, img, opts); err != nil {
 			return desc, nil, err
 		}
 	} else if !errors.Is(err, clusterimage.ErrNotClusterImage) {
@@ -153,11 +180,11 @@ func (p *puller) restrict(ctx context.Context, desc ocispec.Descriptor, data []b
 		if err != nil {
 			return desc, nil, err
 		}
-		for _, platform := range want {
-			l, err := p.pick(ctx, list, platform)
-			if err != nil {
-				return desc, nil, err
-			}
+		chosen, err := p.pickAll(ctx, list, opts)
+		if err != nil {
+			return desc, nil, err
+		}
+		for _, l := range chosen {
 			if !slices.ContainsFunc(keep, func(d ocispec.Descriptor) bool { return d.Digest == l.desc.Digest }) {
 				keep = append(keep, l.desc)
 			}
@@ -181,17 +208,17 @@ func (p *puller) restrict(ctx context.Context, desc ocispec.Descriptor, data []b
 
 // restrictCluster keeps the entries of a cluster image for the platforms wanted, in their order.
 // An embedded image stays if it is for a platform whose rootfs stays; refs stay always.
-func (p *puller) restrictCluster(ctx context.Context, idx ocispec.Index, img clusterimage.Image, want []string) ([]ocispec.Descriptor, error) {
+func (p *puller) restrictCluster(ctx context.Context, idx ocispec.Index, img clusterimage.Image, opts PullOptions) ([]ocispec.Descriptor, error) {
 	var rootfs []leaf
 	for _, d := range img.Rootfs {
 		rootfs = append(rootfs, leaf{desc: d, platform: clusterimage.PlatformString(d.Platform)})
 	}
+	leaves, err := p.pickAll(ctx, rootfs, opts)
+	if err != nil {
+		return nil, err
+	}
 	chosen := map[string]bool{}
-	for _, platform := range want {
-		l, err := p.pick(ctx, rootfs, platform)
-		if err != nil {
-			return nil, err
-		}
+	for _, l := range leaves {
 		chosen[l.platform] = true
 	}
 	var keep []ocispec.Descriptor

@@ -78,9 +78,10 @@ func (c *Client) verify(ctx context.Context, registry, user, password string) er
 	root := name.Repository{Registry: reg}
 	return c.retry.contact().do(ctx, func() error {
 		auth := authn.FromConfig(authn.AuthConfig{Username: user, Password: password})
-		rt, err := transport.NewWithContext(ctx, reg, auth, c.base, nil)
+		asked, wait := withWait(ctx)
+		rt, err := transport.NewWithContext(asked, reg, auth, c.base, nil)
 		if err != nil {
-			return registryError(ctx, root, "authenticating", err)
+			return wait.in(registryError(ctx, root, "authenticating", err))
 		}
 		s := &session{repo: root, http: &http.Client{Transport: rt}}
 		resp, err := s.send(ctx, request{op: "authenticating", method: http.MethodGet, url: "https://" + reg.RegistryStr() + "/v2/"})

@@ -179,6 +179,47 @@ func TestPullPlatforms(t *testing.T) {
 	}
 }
 
+func TestMissingPlatform(t *testing.T) {
+	for _, tt := range []struct {
+		want string
+		have []string
+		got  string
+	}{
+		{"linux/arm64", []string{"windows/arm64", "linux/amd64"}, "linux/amd64"},
+		{"linux/arm/v6", []string{"linux/amd64", "linux/arm/v7"}, "linux/arm/v7"},
+		{"linux/arm64", []string{"linux/s390x", "linux/ppc64le"}, "linux/ppc64le"},
+		{"linux/arm64", []string{"windows/amd64"}, "windows/amd64"},
+		{"linux/arm", []string{"linux/arm64"}, "linux/arm64"},
+		{"linux/arm64", nil, ""},
+	} {
+		if got := Nearest(tt.want, tt.have); got != tt.got {
+			t.Errorf("Nearest(%s, %s) = %q, want %q", tt.want, tt.have, got, tt.got)
+		}
+	}
+	v := serveImage(t, multiArch)
+	pull := func(missing MissingPlatform, platforms ...string) (ocispec.Descriptor, error) {
+		s := newStore(t)
+		d, err := newClient(Options{}).Pull(t.Context(), s, mustRef(t, v.name), PullOptions{Platforms: platforms, Missing: missing})
+		if err == nil {
+			wants(t, s, d)
+		}
+		return d, err
+	}
+	pe := (*PlatformError)(nil)
+	if _, err := pull("", "linux/amd64", "linux/s390x"); !errors.As(err, &pe) || pe.Want != "linux/s390x" || pe.Ref != v.name {
+		t.Errorf("error %v", err)
+	}
+	if d, err := pull(MissingSkip, "linux/s390x", "linux/arm64"); err != nil || clusterimage.PlatformString(d.Platform) != "linux/arm64" {
+		t.Errorf("skip: %+v, %v", d, err)
+	}
+	if _, err := pull(MissingSkip, "linux/s390x", "linux/mips"); !errors.As(err, &pe) || len(pe.Have) == 0 {
+		t.Errorf("skip of all: %v", err)
+	}
+	if d, err := pull(MissingAny, "linux/s390x"); err != nil || clusterimage.PlatformString(d.Platform) != "linux/amd64" {
+		t.Errorf("any: %+v, %v", d, err)
+	}
+}
+
 func TestForeignLayers(t *testing.T) {
 	const mediaType = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 	missing := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromString("from elsewhere"), Size: 14, URLs: []string{"https://example.com/layer"}}

@@ -19,6 +19,9 @@ type PullOptions struct {
 	// Platforms are those wanted, such as "linux/amd64"; nil is all. For a cluster image they choose
 	// rootfs images and embedded images alike.
 	Platforms []string
+	// Missing is the answer to an image that lacks one of Platforms. An image that has none of them is a
+	// *PlatformError with MissingSkip, too. "" is MissingError.
+	Missing MissingPlatform
 }
 
 // Pull brings the image that ref names into the store, whole, and does not tag it: who does holds
@@ -41,7 +44,7 @@ func (c *Client) Pull(ctx context.Context, s *imagestore.Store, ref name.Referen
 		return ocispec.Descriptor{}, p.wrap(err)
 	}
 	if len(opts.Platforms) > 0 {
-		if desc, data, err = p.restrict(ctx, desc, data, opts.Platforms); err != nil {
+		if desc, data, err = p.restrict(ctx, desc, data, opts); err != nil {
 			return ocispec.Descriptor{}, p.wrap(err)
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"net/http"
+	"sync/atomic"
 	"time"
 )
 
@@ -77,4 +79,32 @@ func (r Retry) do(ctx context.Context, f func() error) error {
 			return err
 		}
 	}
+}
+
+// waitKey carries a *wait in a request's context.
+type waitKey struct{}
+
+// wait is what Retry-After said last in the answers to requests that others make for us: ggcr's errors do
+// not have it.
+type wait struct{ atomic.Int64 }
+
+func withWait(ctx context.Context) (context.Context, *wait) {
+	w := &wait{}
+	return context.WithValue(ctx, waitKey{}, w), w
+}
+
+// note keeps what an answer says.
+func (w *wait) note(resp *http.Response) {
+	if w != nil && resp != nil {
+		w.Store(int64(retryAfter(resp.Header.Get("Retry-After"))))
+	}
+}
+
+// in makes err know how long to wait.
+func (w *wait) in(err error) error {
+	var re *RegistryError
+	if errors.As(err, &re) {
+		re.retryAfter = time.Duration(w.Load())
+	}
+	return err
 }
