@@ -18,7 +18,6 @@ import (
 	"github.com/clusterimage/keg/builder/buildkit"
 	"github.com/clusterimage/keg/builder/lock"
 	"github.com/clusterimage/keg/imagestore"
-	"github.com/clusterimage/keg/internal/atomicfile"
 	"github.com/clusterimage/keg/kubefile"
 	"github.com/clusterimage/keg/kubefile/lint"
 )
@@ -131,15 +130,7 @@ func (a *app) fix(ctx context.Context, l linting, name string, file *kubefile.Fi
 			return err
 		}
 		mended += len(fixed)
-		fi, err := os.Stat(name)
-		if err != nil {
-			return fmt.Errorf("fixing %s: %w", name, err)
-		}
-		target, err := filepath.EvalSymlinks(name) // a link stays one
-		if err != nil {
-			return fmt.Errorf("fixing %s: %w", name, err)
-		}
-		if err := atomicfile.Write(target, text, fi.Mode().Perm()); err != nil {
+		if err := rewriteFile(name, text); err != nil {
 			return err
 		}
 		res, file, err = a.lintText(ctx, l, name, text)

@@ -110,7 +110,7 @@ into one OCI image, a cluster image, and runs it on bare hosts that have no inte
 		group(root, commands...)
 	}
 	under("image", imageCommands()...)
-	under("image", newLintCommand(a), newBasefsCommand(a))
+	under("image", newLintCommand(a), newFmtCommand(a), newBasefsCommand(a))
 	under("cluster",
 		newRunCommand(a), newStatusCommand(a), newKubeconfigCommand(a), newDeleteCommand(a), newUpgradeCommand(a),
 		newCertsCommand(a), newBackupCommand(a), newRestoreCommand(a), newResetCommand(a),
