@@ -9,11 +9,12 @@ import (
 )
 
 // keyPaths are the keys of a ClusterConfig (k0s.k0sproject.io/v1beta1), those of one mapping in a line
-// behind its path. "name[]" is a list of mappings, and below "name*" everything is the user's.
+// behind its path. "name[]" is a list of mappings, "name?" is true or false, "name#" a whole number, and below
+// "name*" everything is the user's.
 const keyPaths = `
 : apiVersion kind metadata* spec
 spec: api controllerManager scheduler storage network workerProfiles[] telemetry installConfig images extensions konnectivity featureGates[] metricsServer
-spec.api: address onlyBindToAddress externalAddress extraArgs* rawArgs* k0sApiPort port sans* ca
+spec.api: address onlyBindToAddress? externalAddress extraArgs* rawArgs* k0sApiPort# port# sans* ca
 spec.api.ca: expiresAfter certificatesExpireAfter
 spec.controllerManager: extraArgs* rawArgs*
 spec.scheduler: extraArgs* rawArgs*
@@ -21,25 +22,25 @@ spec.storage: type etcd kine*
 spec.storage.etcd: externalCluster* peerAddress extraArgs* rawArgs* ca
 spec.storage.etcd.ca: expiresAfter certificatesExpireAfter
 spec.network: calico dualStack kubeProxy kuberouter coreDNS nodeLocalLoadBalancing controlPlaneLoadBalancing podCIDR provider serviceCIDR clusterDomain primaryAddressFamily
-spec.network.calico: wireguard envVars* flexVolumeDriverPath ipAutodetectionMethod ipV6AutodetectionMethod mtu mode overlay vxlanPort vxlanVNI patches*
-spec.network.dualStack: enabled IPv6podCIDR IPv6serviceCIDR
-spec.network.kubeProxy: disabled mode metricsBindAddress healthzBindAddress iptables ipvs nftables nodePortAddresses* extraArgs* rawArgs* patches*
-spec.network.kubeProxy.iptables: masqueradeBit masqueradeAll localhostNodePorts syncPeriod minSyncPeriod
-spec.network.kubeProxy.ipvs: syncPeriod minSyncPeriod scheduler excludeCIDRs* strictARP tcpTimeout tcpFinTimeout udpTimeout
-spec.network.kubeProxy.nftables: syncPeriod masqueradeBit masqueradeAll minSyncPeriod
-spec.network.kuberouter: autoMTU mtu metricsPort hairpin hairpinMode ipMasq peerRouterASNs peerRouterIPs extraArgs* rawArgs* patches*
+spec.network.calico: wireguard? envVars* flexVolumeDriverPath ipAutodetectionMethod ipV6AutodetectionMethod mtu# mode overlay vxlanPort# vxlanVNI# patches*
+spec.network.dualStack: enabled? IPv6podCIDR IPv6serviceCIDR
+spec.network.kubeProxy: disabled? mode metricsBindAddress healthzBindAddress iptables ipvs nftables nodePortAddresses* extraArgs* rawArgs* patches*
+spec.network.kubeProxy.iptables: masqueradeBit# masqueradeAll? localhostNodePorts? syncPeriod minSyncPeriod
+spec.network.kubeProxy.ipvs: syncPeriod minSyncPeriod scheduler excludeCIDRs* strictARP? tcpTimeout tcpFinTimeout udpTimeout
+spec.network.kubeProxy.nftables: syncPeriod masqueradeBit# masqueradeAll? minSyncPeriod
+spec.network.kuberouter: autoMTU? mtu# metricsPort# hairpin hairpinMode ipMasq? peerRouterASNs peerRouterIPs extraArgs* rawArgs* patches*
 spec.network.coreDNS: patches*
-spec.network.nodeLocalLoadBalancing: enabled type envoyProxy traefik
-spec.network.nodeLocalLoadBalancing.envoyProxy: image imagePullPolicy apiServerBindPort konnectivityServerBindPort
+spec.network.nodeLocalLoadBalancing: enabled? type envoyProxy traefik
+spec.network.nodeLocalLoadBalancing.envoyProxy: image imagePullPolicy apiServerBindPort# konnectivityServerBindPort#
 spec.network.nodeLocalLoadBalancing.envoyProxy.image: image version
-spec.network.nodeLocalLoadBalancing.traefik: image imagePullPolicy apiServerBindPort konnectivityServerBindPort
+spec.network.nodeLocalLoadBalancing.traefik: image imagePullPolicy apiServerBindPort# konnectivityServerBindPort#
 spec.network.nodeLocalLoadBalancing.traefik.image: image version
-spec.network.controlPlaneLoadBalancing: enabled type keepalived
-spec.network.controlPlaneLoadBalancing.keepalived: vrrpInstances[] virtualServers[] userSpaceProxyBindPort disableLoadBalancer configTemplateVRRP configTemplateVS
-spec.network.controlPlaneLoadBalancing.keepalived.vrrpInstances: virtualIPs* interface virtualRouterID advertIntervalSeconds authPass unicastPeers* unicastSourceIP addressLabel
-spec.network.controlPlaneLoadBalancing.keepalived.virtualServers: ipAddress delayLoop lbAlgo lbKind persistenceTimeoutSeconds
+spec.network.controlPlaneLoadBalancing: enabled? type keepalived
+spec.network.controlPlaneLoadBalancing.keepalived: vrrpInstances[] virtualServers[] userSpaceProxyBindPort# disableLoadBalancer? configTemplateVRRP configTemplateVS
+spec.network.controlPlaneLoadBalancing.keepalived.vrrpInstances: virtualIPs* interface virtualRouterID# advertIntervalSeconds# authPass unicastPeers* unicastSourceIP addressLabel
+spec.network.controlPlaneLoadBalancing.keepalived.virtualServers: ipAddress delayLoop lbAlgo lbKind persistenceTimeoutSeconds#
 spec.workerProfiles: name values*
-spec.telemetry: enabled
+spec.telemetry: enabled?
 spec.installConfig: users
 spec.installConfig.users: etcdUser kineUser konnectivityUser kubeAPIserverUser kubeSchedulerUser
 spec.images: konnectivity pushgateway metricsserver kubeproxy coredns pause windows* calico kuberouter repository default_pull_policy
@@ -57,12 +58,12 @@ spec.images.kuberouter: cni cniInstaller
 spec.images.kuberouter.cni: image version
 spec.images.kuberouter.cniInstaller: image version
 spec.extensions: storage helm
-spec.extensions.storage: type create_default_storage_class
-spec.extensions.helm: concurrencyLevel repositories[] charts[]
-spec.extensions.helm.repositories: name url insecure caFile certFile keyfile username password
-spec.extensions.helm.charts: name chartname version values namespace timeout forceUpgrade order
-spec.konnectivity: adminPort agentPort externalAddress
-spec.featureGates: name enabled components*
+spec.extensions.storage: type create_default_storage_class?
+spec.extensions.helm: concurrencyLevel# repositories[] charts[]
+spec.extensions.helm.repositories: name url insecure? caFile certFile keyfile username password
+spec.extensions.helm.charts: name chartname version values namespace timeout forceUpgrade? order#
+spec.konnectivity: adminPort# agentPort# externalAddress
+spec.featureGates: name enabled? components*
 spec.metricsServer: patches*
 `
 
@@ -70,10 +71,14 @@ spec.metricsServer: patches*
 type shape int
 
 const (
-	value shape = iota // a plain value, or a mapping of known keys
-	list               // a list of mappings of known keys
-	open               // anything
+	value   shape = iota // a plain value, or a mapping of known keys
+	boolean              // true or false
+	number               // a whole number
+	list                 // a list of mappings of known keys
+	open                 // anything
 )
+
+var suffixes = map[string]shape{"[]": list, "?": boolean, "#": number, "*": open}
 
 // keys are the known keys of each mapping, by its path.
 var keys = sync.OnceValue(func() map[string]map[string]shape {
@@ -82,14 +87,13 @@ var keys = sync.OnceValue(func() map[string]map[string]shape {
 		path, names, _ := strings.Cut(line, ":")
 		all[path] = map[string]shape{}
 		for name := range strings.FieldsSeq(names) {
-			switch {
-			case strings.HasSuffix(name, "[]"):
-				all[path][strings.TrimSuffix(name, "[]")] = list
-			case strings.HasSuffix(name, "*"):
-				all[path][strings.TrimSuffix(name, "*")] = open
-			default:
-				all[path][name] = value
+			kind := value
+			for suffix, s := range suffixes {
+				if plain, ok := strings.CutSuffix(name, suffix); ok {
+					name, kind = plain, s
+				}
 			}
+			all[path][name] = kind
 		}
 	}
 	return all

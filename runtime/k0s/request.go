@@ -3,6 +3,7 @@ package k0s
 import (
 	"fmt"
 	"maps"
+	"math"
 	"net"
 	"slices"
 
@@ -78,6 +79,8 @@ func checkBelow(s shape, path string, v any) []problem {
 	}
 	var found []problem
 	items, isList := v.([]any)
+	_, isBool := v.(bool)
+	n, isNumber := v.(float64)
 	object, isObject := v.(map[string]any)
 	_, hasKeys := keys()[path]
 	switch {
@@ -92,6 +95,10 @@ func checkBelow(s shape, path string, v any) []problem {
 			}
 			found = append(found, checkKeys(path, object)...)
 		}
+	case s == boolean && !isBool:
+		return wants(path, "true or false")
+	case s == number && (!isNumber || n != math.Trunc(n)):
+		return wants(path, "a whole number")
 	case hasKeys && !isObject:
 		return wants(path, "a mapping")
 	case hasKeys:

@@ -26,10 +26,13 @@ func TestCheckRequest(t *testing.T) {
 		{"no list", document + "spec: {workerProfiles: {name: a}}", "key spec.workerProfiles wants a list"},
 		{"no mapping", document + "spec: {api: 1}", "key spec.api wants a mapping"},
 		{"no value", document + "spec: {network: {podCIDR: {a: b}}}", "key spec.network.podCIDR wants a plain value"},
+		{"no number", document + "spec: {konnectivity: {adminPort: many}}", "key spec.konnectivity.adminPort wants a whole number"},
+		{"a number in quotes", document + "spec: {network: {calico: {mtu: \"1450\"}}}", "key spec.network.calico.mtu wants a whole number"},
+		{"no switch", document + "spec: {network: {kubeProxy: {disabled: \"yes\"}}}", "key spec.network.kubeProxy.disabled wants true or false"},
 		{"kind", "kind: ClusterConfiguration", `kind "ClusterConfiguration" is not understood`},
 		{"no kind", "spec: {}", `kind "" is not understood`},
 		{"version", "apiVersion: v1\nkind: ClusterConfig", "apiVersion v1 is not understood"},
-		{"all well", document + "spec: {api: {extraArgs: {v: \"3\"}, ca: null}, workerProfiles: [{name: a, values: {maxPods: 9}}]}", ""},
+		{"all well", document + "spec: {api: {extraArgs: {v: \"3\"}, ca: null}, network: {kubeProxy: {disabled: true}, calico: {mtu: 1450}}, workerProfiles: [{name: a, values: {maxPods: 9}}]}", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			found := Driver{}.CheckRequest(scene(runtime.Settings{Config: userDocument(t, tt.text)}, 3))

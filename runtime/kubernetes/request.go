@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -16,8 +17,8 @@ import (
 	"github.com/clusterimage/keg/runtime"
 )
 
-// fieldsOf are the fields of the documents that kubeadm v1beta4 reads, by kind, as of fieldsVersion;
-// testdata/e2e/kubernetes/fields prints them.
+// fieldsOf are the fields of the documents that kubeadm v1beta4 reads, and what may stand there, by kind, as of
+// fieldsVersion; testdata/e2e/kubernetes/fields prints them and says how.
 var fieldsOf = sync.OnceValues(func() (map[string]any, error) {
 	var m map[string]any
 	err := json.Unmarshal(fieldsJSON, &m)
@@ -130,42 +131,99 @@ func checkDocument(doc runtime.Document, fields map[string]any, unknown runtime.
 	case doc.Value["apiVersion"] != want:
 		return fail(fmt.Sprintf("%s has apiVersion %v", kind, doc.Value["apiVersion"]), "use apiVersion "+want)
 	}
-	var list []runtime.Finding
-	known, _ := fields[kind].(map[string]any)
-	var walk func(path string, value any, known map[string]any)
-	walk = func(path string, value any, known map[string]any) {
-		switch value := value.(type) {
-		case []any:
-			for _, v := range value {
-				walk(path, v, known)
-			}
-		case map[string]any:
-			for _, key := range slices.Sorted(maps.Keys(value)) {
-				at := strings.TrimPrefix(path+"."+key, ".")
-				inner, ok := known[key]
-				if !ok {
-					list = append(list, runtime.Finding{
-						ID: "config", Severity: unknown,
-						Text: fmt.Sprintf("%s: %s has no field %s%s", doc.Source, kind, at, nearest(key, maps.Keys(known))),
-						Cure: "see the reference of " + want,
-					})
-					continue
-				}
-				if instead, ok := owned[kind][at]; ok {
-					list = append(list, runtime.Finding{
-						ID: "config", Severity: runtime.Fatal,
-						Text: fmt.Sprintf("%s: %s of %s is keg's own", doc.Source, at, kind), Cure: instead,
-					})
-					continue
-				}
-				if below, ok := inner.(map[string]any); ok {
-					walk(at, value[key], below)
-				}
-			}
+	j := judge{doc: doc, unknown: unknown}
+	j.value("", doc.Value, fields[kind])
+	return j.found
+}
+
+// judge compares a document with the fields of its kind.
+type judge struct {
+	doc     runtime.Document
+	unknown runtime.Severity // of what is not in fieldsOf
+	found   []runtime.Finding
+}
+
+func (j *judge) add(severity runtime.Severity, cure, format string, args ...any) {
+	j.found = append(j.found, runtime.Finding{ID: "config", Severity: severity, Text: j.doc.Source + ": " + fmt.Sprintf(format, args...), Cure: cure})
+}
+
+// value judges what stands at a path. null takes a key away, and is right everywhere.
+func (j *judge) value(at string, value, known any) {
+	right := true
+	switch known := known.(type) {
+	case map[string]any:
+		var object map[string]any
+		if object, right = value.(map[string]any); right {
+			j.object(at, object, known)
+		}
+	case []any:
+		var list []any
+		list, right = value.([]any)
+		for _, v := range list {
+			j.value(at, v, known[0])
+		}
+	case string:
+		right = isOf(known, value)
+	}
+	if !right && value != nil {
+		j.add(j.unknown, "see the reference of "+apiVersions[j.doc.Kind()], "%s of %s is %v, and must be %s", at, j.doc.Kind(), text(value), wanted(known))
+	}
+}
+
+func (j *judge) object(path string, object, known map[string]any) {
+	kind := j.doc.Kind()
+	for _, key := range slices.Sorted(maps.Keys(object)) {
+		at := strings.TrimPrefix(path+"."+key, ".")
+		inner, ok := known[key]
+		if all, free := known["*"]; free {
+			inner, ok = all, true
+		}
+		if !ok {
+			j.add(j.unknown, "see the reference of "+apiVersions[kind], "%s has no field %s%s", kind, at, nearest(key, maps.Keys(known)))
+		} else if instead, ok := owned[kind][at]; ok {
+			j.add(runtime.Fatal, instead, "%s of %s is keg's own", at, kind)
+		} else {
+			j.value(at, object[key], inner)
 		}
 	}
-	walk("", doc.Value, known)
-	return list
+}
+
+// isOf says whether a plain value is of a type in fieldsOf.
+func isOf(known string, value any) bool {
+	switch v := value.(type) {
+	case string:
+		return known == "string" || known == "any"
+	case bool:
+		return known == "boolean" || known == "any"
+	case float64:
+		return known == "integer" && v == math.Trunc(v) || known == "any"
+	}
+	return known == "any"
+}
+
+// wanted names what fieldsOf has.
+func wanted(known any) string {
+	switch known := known.(type) {
+	case map[string]any:
+		return "a mapping"
+	case []any:
+		return "a list"
+	case string:
+		return map[string]string{"string": "text (in quotes, where YAML would see something else)", "boolean": "true or false", "integer": "a whole number"}[known]
+	}
+	return ""
+}
+
+// text is a value as it may stand in a document.
+func text(value any) string {
+	switch value.(type) {
+	case map[string]any:
+		return "a mapping"
+	case []any:
+		return "a list"
+	}
+	data, _ := json.Marshal(value) // plain values always can be
+	return string(data)
 }
 
 // nearest is ", did you mean X?" where a known word is near.
