@@ -184,10 +184,7 @@ func (c *Cluster) drain(ctx context.Context, n *Node, out io.Writer) error {
 		}
 		_, err := c.KubectlOn(ctx, c.First(), nil, out, "drain", n.Name, "--ignore-daemonsets", "--delete-emptydir-data", "--force",
 			"--grace-period=120", "--timeout="+drainLimit.String())
-		if err != nil {
-			return fmt.Errorf("draining node %s: %w", n.Name, err)
-		}
-		return nil
+		return err
 	})
 }
 

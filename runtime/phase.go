@@ -59,12 +59,17 @@ type StepError struct {
 	Err   error
 }
 
-// Error names the host, once, and the step.
+// Error names phase, host and step, each once: what the cause says of them again is left out.
 func (e *StepError) Error() string {
-	if e.Host == "" {
-		return fmt.Sprintf("%s: %s: %v", e.Phase, e.Step, e.Err)
+	text, cause := e.Phase+": ", e.Err.Error()
+	if e.Host != "" {
+		text += e.Host + ": "
+		cause = strings.TrimPrefix(strings.Replace(cause, ": "+e.Host+": ", ": ", 1), e.Host+": ")
 	}
-	return fmt.Sprintf("%s: %s: %s: %s", e.Phase, e.Host, e.Step, strings.TrimPrefix(e.Err.Error(), e.Host+": "))
+	if e.Step != e.Phase {
+		text += e.Step + ": "
+	}
+	return text + strings.TrimPrefix(cause, e.Step+": ")
 }
 
 // Unwrap is the cause.

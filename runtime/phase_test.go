@@ -189,6 +189,27 @@ func TestPhaseErrors(t *testing.T) {
 	}
 }
 
+// TestStepErrorText: nothing is said twice.
+func TestStepErrorText(t *testing.T) {
+	exit := func(host string) error {
+		return &remote.ExitError{Host: host, Args: []string{"kubectl", "drain"}, Code: 1, Stderr: "no"}
+	}
+	for _, tt := range []struct {
+		err  StepError
+		want string
+	}{
+		{StepError{Phase: "upgrade workers", Host: "10.0.0.2", Step: "drain", Err: exit("10.0.0.1")}, "upgrade workers: 10.0.0.2: drain: 10.0.0.1: running kubectl drain: exit code 1: no"},
+		{StepError{Phase: "work", Host: "10.0.0.2", Step: "first", Err: exit("10.0.0.2")}, "work: 10.0.0.2: first: running kubectl drain: exit code 1: no"},
+		{StepError{Phase: "work", Host: "10.0.0.2", Step: "first", Err: fmt.Errorf("reading the file: %w", exit("10.0.0.2"))}, "work: 10.0.0.2: first: reading the file: running kubectl drain: exit code 1: no"},
+		{StepError{Phase: "connect", Host: "10.0.0.2", Step: "connect", Err: errors.New("10.0.0.2: no route to host")}, "connect: 10.0.0.2: no route to host"},
+		{StepError{Phase: "work", Step: "first", Err: errors.New("first: broken")}, "work: first: broken"},
+	} {
+		if got := tt.err.Error(); got != tt.want {
+			t.Errorf("got  %s\nwant %s", got, tt.want)
+		}
+	}
+}
+
 func TestProgressAndJournal(t *testing.T) {
 	var mu sync.Mutex
 	var got []string
