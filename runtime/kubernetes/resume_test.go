@@ -251,7 +251,7 @@ func TestReset(t *testing.T) {
 		worker := s.machines["10.0.0.2"]
 		delete(s.machines, "10.0.0.2")
 		report, err := runtime.Reset(t.Context(), load())
-		if err == nil || !strings.Contains(err.Error(), "10.0.0.2: connect: no route to host") {
+		if err == nil || !strings.Contains(err.Error(), "connect: 10.0.0.2: no route to host") {
 			t.Fatalf("error %v", err)
 		}
 		if report.Hosts[0].Error != "" || report.Hosts[0].Restored == 0 || report.Hosts[1].Error == "" {
