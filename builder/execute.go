@@ -130,7 +130,7 @@ func (a *assembly) execute(ctx context.Context, g group, id, name string) error 
 	}
 	e := Execution{
 		Name: a.file.Name, Base: base, Layout: a.b.Store.Dir(), BuildArgs: maps.Clone(a.args),
-		Context: a.req.Context, Ignore: a.context.rules, Platform: a.res.Platform, NoCache: a.req.NoCache, Network: a.req.Network,
+		Context: a.req.Context, Ignore: a.context.rules, Platform: a.res.Platform, NoCache: a.req.NoCache, Network: a.req.Network, Runs: !bare(g.docker[0]),
 		Scratch: a.b.Store.Scratch, Progress: a.b.Progress, Parent: id,
 	}
 	e.Dockerfile = kubefile.Excerpt(FromName, slices.Sorted(maps.Keys(a.args)), g.docker)

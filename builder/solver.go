@@ -46,6 +46,8 @@ type Execution struct {
 	BuildArgs map[string]string
 	// Platform is such as "linux/arm64".
 	Platform string
+	// Runs says that a program of the image is started, which has to be one for Platform.
+	Runs bool
 	// NoCache executes although nothing changed.
 	NoCache bool
 	// Network is "none" or "host" for every RUN that says nothing itself; "" is the solver's own.

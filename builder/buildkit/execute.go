@@ -33,6 +33,11 @@ func (s *Solver) Execute(ctx context.Context, e builder.Execution) ([]builder.Ch
 	if err != nil {
 		return nil, err
 	}
+	if e.Runs {
+		if err := runnable(ctx, c, e.Platform); err != nil {
+			return nil, err
+		}
+	}
 	opt, err := s.solveOpt(e)
 	if err != nil {
 		return nil, err

@@ -110,7 +110,7 @@ func busybox(t testing.TB) string {
 			copyFile(word, word)
 		}
 	}
-	for _, applet := range []string{"sh", "cat", "chmod", "chown", "cp", "dd", "echo", "env", "id", "ln", "ls", "mkdir", "mv", "rm", "sleep", "stat", "touch", "test", "wget"} {
+	for _, applet := range []string{"sh", "cat", "chmod", "chown", "cp", "dd", "echo", "env", "id", "ln", "ls", "mkdir", "mv", "rm", "sleep", "stat", "touch", "test", "wc", "wget"} {
 		if err := os.Symlink("busybox", filepath.Join(dir, "bin", applet)); err != nil {
 			t.Fatal(err)
 		}

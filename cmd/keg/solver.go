@@ -185,7 +185,10 @@ func buildContexts(list []string) (map[string]string, error) {
 // solverHint is the cure where nothing can execute a RUN.
 func solverHint(err error) string {
 	var dial *buildkit.DialError
+	var foreign *buildkit.ForeignError
 	switch {
+	case errors.As(err, &foreign):
+		return "install an emulator there (apt install qemu-user-static binfmt-support), name a buildkitd on a machine of that platform with --builder, or run it in a stage FROM --platform=$BUILDPLATFORM and COPY --from that"
 	case errors.Is(err, contextdir.ErrNoGit):
 		return "install git, or clone the repository yourself and build from the directory"
 	case errors.Is(err, contextdir.ErrUnencrypted):
