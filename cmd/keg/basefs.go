@@ -14,7 +14,7 @@ func newBasefsCommand(a *app) *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "basefs",
 		Short: "Work on the tree of a base image",
-	}, newBasefsCheckCommand(a), newBasefsInitCommand(a), newBasefsChecksumsCommand(a))
+	}, newBasefsCheckCommand(a), newBasefsInitCommand(a), newBasefsChecksumsCommand(a), newBasefsExportRegistryCommand(a))
 }
 
 func newBasefsCheckCommand(a *app) *cobra.Command {

@@ -11,6 +11,7 @@ import (
 	"github.com/clusterimage/keg/builder/discover"
 	"github.com/clusterimage/keg/imagestore"
 	"github.com/clusterimage/keg/imagestore/archive"
+	"github.com/clusterimage/keg/imagestore/relocate"
 	"github.com/clusterimage/keg/imagestore/transfer"
 	"github.com/clusterimage/keg/runtime"
 	"github.com/clusterimage/keg/runtime/node"
@@ -88,6 +89,7 @@ func hint(err error) string {
 		args        *builder.BuildArgsError
 		chart       *discover.ChartError
 		chartFile   *discover.FileError
+		collision   *relocate.CollisionError
 	)
 	switch {
 	case errors.As(err, &hinted):
@@ -98,6 +100,8 @@ func hint(err error) string {
 		return "correct the file, or leave it out of the search (skip in discover.yaml); build --no-discover searches nothing"
 	case errors.As(err, &args):
 		return "keg basefs checksums writes such a file for the recipes of base images: docs/basefs.md"
+	case errors.As(err, &collision):
+		return "keep their registries in the paths: --mapping scoped of keg push, --domain-rule prefix of keg basefs export-registry"
 	case errors.As(err, &hostKey) && hostKey.Known != "":
 		return fmt.Sprintf("if the host was installed anew, remove line %d of %s; if not, somebody may be in between", hostKey.Line, hostKey.File)
 	case errors.As(err, &hostKey):

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -61,14 +60,14 @@ skopeo, podman and keg load read. The same images give the same bytes.`,
 				}
 				written.total += i.Size
 			}
-			shown := func(w io.Writer) io.Writer {
+			write := func(w io.Writer) error {
 				written.w = w
-				return written
+				return archive.Save(c.Context(), written, s, images)
 			}
 			if toStdout {
-				err = saveStdout(c.Context(), s, a.stdout, images, shown)
+				err = saveStdout(a.stdout, write)
 			} else {
-				err = saveFile(c.Context(), s, file, images, shown)
+				err = saveFile(file, write)
 			}
 			written.end(err)
 			return err
@@ -78,9 +77,9 @@ skopeo, podman and keg load read. The same images give the same bytes.`,
 	return c
 }
 
-func saveStdout(ctx context.Context, s *imagestore.Store, stdout io.Writer, images []imagestore.Tagged, shown func(io.Writer) io.Writer) error {
+func saveStdout(stdout io.Writer, write func(io.Writer) error) error {
 	w := bufio.NewWriterSize(stdout, 1<<20)
-	if err := archive.Save(ctx, shown(w), s, images); err != nil {
+	if err := write(w); err != nil {
 		return err
 	}
 	if err := w.Flush(); err != nil {
@@ -131,11 +130,11 @@ func (b *writtenBytes) end(err error) {
 
 // saveFile leaves either a whole file or none. What is no regular file (/dev/stdout, a pipe) is written to
 // as it is.
-func saveFile(ctx context.Context, s *imagestore.Store, file string, images []imagestore.Tagged, shown func(io.Writer) io.Writer) error {
+func saveFile(file string, write func(io.Writer) error) error {
 	fi, err := os.Stat(file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return saveWhole(ctx, s, file, images, shown)
+		return saveWhole(file, write)
 	case err != nil:
 		return fmt.Errorf("writing archive: %w", err)
 	case fi.IsDir():
@@ -144,13 +143,13 @@ func saveFile(ctx context.Context, s *imagestore.Store, file string, images []im
 		if file, err = filepath.EvalSymlinks(file); err != nil { // a link stays one
 			return fmt.Errorf("writing archive: %w", err)
 		}
-		return saveWhole(ctx, s, file, images, shown)
+		return saveWhole(file, write)
 	}
 	f, err := os.OpenFile(file, os.O_WRONLY, 0)
 	if err != nil {
 		return fmt.Errorf("writing archive: %w", err)
 	}
-	if err := archive.Save(ctx, shown(f), s, images); err != nil {
+	if err := write(f); err != nil {
 		return errors.Join(err, f.Close())
 	}
 	if err := f.Close(); err != nil {
@@ -164,7 +163,7 @@ var errSaving = errors.New("another keg is writing this file")
 
 // saveWhole writes beside the file and renames. The part has one name, and a lock, so that a save after
 // one that was killed takes its place and no remains pile up.
-func saveWhole(ctx context.Context, s *imagestore.Store, file string, images []imagestore.Tagged, shown func(io.Writer) io.Writer) error {
+func saveWhole(file string, write func(io.Writer) error) error {
 	fail := func(err error) error { return fmt.Errorf("writing archive %s: %w", file, err) }
 	part := filepath.Join(filepath.Dir(file), "."+filepath.Base(file)+".part")
 	f, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o666) // less the umask
@@ -188,7 +187,7 @@ func saveWhole(ctx context.Context, s *imagestore.Store, file string, images []i
 	if err := f.Truncate(0); err != nil {
 		return fail(err)
 	}
-	if err := archive.Save(ctx, shown(f), s, images); err != nil {
+	if err := write(f); err != nil {
 		return fail(err)
 	}
 	if err := f.Sync(); err != nil {

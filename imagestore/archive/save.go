@@ -120,18 +120,28 @@ func (t tarWriter) layout(s *imagestore.Store, index []byte, blobs []ocispec.Des
 			return err
 		}
 	}
-	_, err = t.w.Write(make([]byte, 1024)) // the end of a tar
+	return t.end()
+}
+
+// end writes what a tar ends with.
+func (t tarWriter) end() error {
+	_, err := t.w.Write(make([]byte, 1024))
 	return err
 }
 
 func (t tarWriter) blob(s *imagestore.Store, d ocispec.Descriptor) error {
-	b, err := s.Open(d.Digest)
+	return t.stored(s, path.Join("blobs", d.Digest.Algorithm().String(), d.Digest.Encoded()), d.Digest)
+}
+
+// stored writes a blob of the store as a file.
+func (t tarWriter) stored(s *imagestore.Store, name string, d digest.Digest) error {
+	b, err := s.Open(d)
 	if err != nil {
 		return err
 	}
 	defer b.Close()
-	if err := t.file(path.Join("blobs", d.Digest.Algorithm().String(), d.Digest.Encoded()), b.Size, b.File); err != nil {
-		return fmt.Errorf("blob %s: %w", d.Digest, err)
+	if err := t.file(name, b.Size, b.File); err != nil {
+		return fmt.Errorf("blob %s: %w", d, err)
 	}
 	return nil
 }

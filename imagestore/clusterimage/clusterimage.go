@@ -4,6 +4,7 @@
 package clusterimage
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -210,13 +211,9 @@ func (img Image) Index() ocispec.Index {
 		return strings.Compare(PlatformString(a.Platform), PlatformString(b.Platform))
 	}
 	idx.Manifests = append(idx.Manifests, slices.SortedStableFunc(slices.Values(img.Rootfs), byPlatform)...)
-	byName := func(a, b Embedded) int {
-		if c := strings.Compare(a.Name, b.Name); c != 0 {
-			return c
-		}
-		return strings.Compare(a.Platform, b.Platform)
-	}
-	for _, e := range slices.SortedStableFunc(slices.Values(img.Embedded), byName) {
+	embedded := slices.Clone(img.Embedded)
+	SortEmbedded(embedded)
+	for _, e := range embedded {
 		d := e.Manifest
 		d.Platform = &ocispec.Platform{OS: "unknown", Architecture: "unknown"}
 		d.Annotations = map[string]string{
@@ -236,6 +233,13 @@ func (img Image) Index() ocispec.Index {
 		idx.Manifests = append(idx.Manifests, d)
 	}
 	return idx
+}
+
+// SortEmbedded sorts by name and platform, as Index does.
+func SortEmbedded(list []Embedded) {
+	slices.SortStableFunc(list, func(a, b Embedded) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Platform, b.Platform))
+	})
 }
 
 // RootfsFor returns the rootfs image of a platform such as "linux/arm64".

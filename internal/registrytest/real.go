@@ -2,6 +2,7 @@ package registrytest
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net"
 	"net/http"
@@ -22,11 +23,17 @@ type Option func(*config)
 
 type config struct {
 	user, password string
+	data           string
 }
 
 // WithUser makes the registry ask for this user and password (basic authentication).
 func WithUser(user, password string) Option {
 	return func(c *config) { c.user, c.password = user, password }
+}
+
+// WithData makes the registry serve what is in a directory.
+func WithData(dir string) Option {
+	return func(c *config) { c.data = dir }
 }
 
 // StartReal starts Debian's docker-registry on a free loopback port, waits until it answers, and
@@ -106,7 +113,7 @@ func start(t testing.TB, program, dir string, c config) (string, error) {
 func (c config) write(dir, addr string) (string, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "version: 0.1\nlog:\n  level: warn\n  accesslog:\n    disabled: true\nstorage:\n  delete:\n    enabled: true\n  cache:\n    blobdescriptor: inmemory\n  filesystem:\n    rootdirectory: %q\nhttp:\n  addr: %q\n",
-		filepath.Join(dir, "data"), addr)
+		cmp.Or(c.data, filepath.Join(dir, "data")), addr)
 	if c.user != "" {
 		hash, err := bcrypt.GenerateFromPassword([]byte(c.password), bcrypt.MinCost)
 		if err != nil {
