@@ -50,7 +50,11 @@ func Lint(ctx context.Context, text []byte, o lint.DockerfileOptions) ([]lint.Do
 	}
 	// A file that wants errors for warnings is judged by who asked.
 	if found.Error != nil && !strings.HasPrefix(found.Error.Message, "lint violation found") {
-		return list, errors.New(found.Error.Message)
+		at := &lint.DockerfileError{Err: errors.New(found.Error.Message)}
+		if ranges := found.Error.Location.GetRanges(); len(ranges) > 0 {
+			at.Line = int(ranges[0].GetStart().GetLine())
+		}
+		return list, at
 	}
 	return list, nil
 }

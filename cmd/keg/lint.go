@@ -125,22 +125,23 @@ func (a *app) lint(ctx context.Context, args []string, flags lintFlags, out lint
 // fix mends the Kubefile and lints it again.
 func (a *app) fix(ctx context.Context, l linting, name string, file *kubefile.File, res lint.Result, how string) (lint.Result, error) {
 	mended := 0
-	apply := func(text []byte, fixed []lint.Finding, err error) error {
-		if err != nil || len(fixed) == 0 || bytes.Equal(text, file.Source) {
+	apply := func(text []byte, n int, err error) error {
+		if err != nil || n == 0 || bytes.Equal(text, file.Source) {
 			return err
 		}
-		mended += len(fixed)
+		mended += n
 		if err := rewriteFile(name, text); err != nil {
 			return err
 		}
 		res, file, err = a.lintText(ctx, l, name, text)
 		return err
 	}
-	if err := apply(lint.Fix(file, res.Findings)); err != nil {
+	text, fixed, err := lint.Fix(file, res.Findings)
+	if err := apply(text, len(fixed), err); err != nil {
 		return res, err
 	}
 	if how == "pin" && file != nil {
-		if err := apply(lint.Pin(file, res.Findings, a.pin(ctx, l))); err != nil {
+		if err := apply(lint.Pin(file, a.pin(ctx, l))); err != nil {
 			return res, err
 		}
 	}
@@ -180,7 +181,10 @@ func (a *app) lintText(ctx context.Context, l linting, name string, text []byte)
 	}
 	o := lint.Options{
 		BuildArgs: l.args, Platforms: l.platforms, BuildPlatform: "linux/" + goruntime.GOARCH,
-		Dockerfile: buildkit.Lint, BaseEnv: a.baseEnv,
+		Dockerfile: buildkit.Lint,
+	}
+	if !l.quick {
+		o.BaseEnv = remembered(a.baseEnv)
 	}
 	if l.dir != "" && !l.quick {
 		root, err := os.OpenRoot(l.dir)
@@ -276,6 +280,23 @@ func (l locked) Locked(ref, platform string) bool {
 		}
 	}
 	return false
+}
+
+// remembered asks once for each image.
+func remembered(ask func(ctx context.Context, base, platform string) ([]string, bool)) func(ctx context.Context, base, platform string) ([]string, bool) {
+	type answer struct {
+		env   []string
+		known bool
+	}
+	answers := map[string]answer{}
+	return func(ctx context.Context, base, platform string) ([]string, bool) {
+		a, ok := answers[base]
+		if !ok {
+			a.env, a.known = ask(ctx, base, platform)
+			answers[base] = a
+		}
+		return a.env, a.known
+	}
 }
 
 // baseEnv is the environment of an image that is in the store; linting makes no store and pulls nothing.

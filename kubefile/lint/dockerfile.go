@@ -3,9 +3,11 @@ package lint
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/linter"
@@ -65,9 +67,23 @@ func (r *run) dockerfile() error {
 		r.report(ruleOf(w.Rule, w.URL), w.Line, w.EndLine, comments, "%s", w.Text)
 	}
 	if err != nil {
-		r.report(&invalidKubefile, 0, 0, nil, "%s", strings.TrimSpace(err.Error()))
+		r.failed = func() {
+			line := 0
+			if at := (*DockerfileError)(nil); errors.As(err, &at) {
+				line = max(at.Line-shift, 0)
+			}
+			r.report(&invalidKubefile, line, line, nil, "%s", strings.TrimSpace(err.Error()))
+		}
 	}
 	return nil
+}
+
+// dockerfileFailed tells that the rules for Dockerfiles could not look at everything, unless it is known why.
+func (r *run) dockerfileFailed() {
+	known := slices.ContainsFunc(r.list, func(f Finding) bool { return f.Rule == invalidKubefile.Name })
+	if r.failed != nil && !known {
+		r.failed()
+	}
 }
 
 func (r *run) firstPlatform() string {

@@ -18,25 +18,30 @@ func Fix(f *kubefile.File, list []Finding) ([]byte, []Finding, error) {
 	return fix(f, list, fixes)
 }
 
-// Pin writes digests into the FROMs that UnpinnedBase and ImageNotLocked found. digest gives that of an image as the
-// FROM names it, or "" to leave it alone.
-func Pin(f *kubefile.File, list []Finding, digest func(ref string) (string, error)) ([]byte, []Finding, error) {
+// Pin writes digests into the FROMs that name an image without one and without a variable, whether a rule found
+// them or a lock pins them already, and returns the text and how many there were. digest gives that of an image
+// as the FROM names it, or "" to leave it alone.
+func Pin(f *kubefile.File, digest func(ref string) (string, error)) ([]byte, int, error) {
+	var list []Finding
+	for _, s := range f.Stages {
+		if s.Base != "scratch" && !strings.ContainsAny(s.Base, "$@") && f.BaseStage(s) == nil {
+			list = append(list, Finding{Rule: unpinnedBase.Name, Line: s.From.Line})
+		}
+	}
 	var failed error
 	pin := func(m *mending, _ Finding) bool {
-		if failed != nil || m.stage == nil || strings.Contains(m.stage.Base, "$") {
+		if failed != nil || m.stage == nil {
 			return false
 		}
-		d, err := digest(m.stage.Base)
-		if err != nil {
-			failed = err
-		}
-		return d != "" && m.replace(regexp.MustCompile(`(?i)^(\s*FROM\s+(?:--\S+\s+)*["']?)`+regexp.QuoteMeta(m.stage.Base)+`(["']?(?:\s|$))`), "${1}"+m.stage.Base+"@"+d+"${2}")
+		var d string
+		d, failed = digest(m.stage.Base)
+		return failed == nil && d != "" && m.replace(regexp.MustCompile(`(?i)^(\s*FROM\s+(?:--\S+\s+)*["']?)`+regexp.QuoteMeta(m.stage.Base)+`(["']?(?:\s|$))`), "${1}"+m.stage.Base+"@"+d+"${2}")
 	}
-	text, fixed, err := fix(f, list, map[string]func(*mending, Finding) bool{unpinnedBase.Name: pin, imageNotLocked.Name: pin})
+	text, fixed, err := fix(f, list, map[string]func(*mending, Finding) bool{unpinnedBase.Name: pin})
 	if failed != nil {
-		return nil, nil, failed
+		return nil, 0, failed
 	}
-	return text, fixed, err
+	return text, len(fixed), err
 }
 
 // mending is one instruction that is mended.

@@ -81,6 +81,18 @@ type DockerfileOptions struct {
 	Env func(base string) []string
 }
 
+// DockerfileError says at which line such a linter had to stop.
+type DockerfileError struct {
+	Line int // from 1, 0 if it does not know
+	Err  error
+}
+
+// Error implements error.
+func (e *DockerfileError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the error without its place.
+func (e *DockerfileError) Unwrap() error { return e.Err }
+
 // Dockerfile lints the text of a Dockerfile: all of its rules run but those that the text itself turns off.
 // An error says that it could not look at everything.
 type Dockerfile func(ctx context.Context, text []byte, o DockerfileOptions) ([]DockerfileWarning, error)
@@ -170,6 +182,7 @@ type run struct {
 	wanted bool // set by linter for a rule that is not turned off
 	list   []Finding
 	seen   map[string]bool
+	failed func()          // tells that the linter of Dockerfiles had to stop
 	looked map[string]look // files of the context, by name
 }
 
@@ -190,6 +203,7 @@ func (r *run) everything() error {
 			return err
 		}
 	}
+	r.dockerfileFailed()
 	return nil
 }
 
