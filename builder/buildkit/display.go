@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"strings"
+	"syscall"
 
 	"github.com/moby/buildkit/client"
 	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
@@ -145,6 +146,9 @@ func innermost(err error) error {
 	msg := err.Error()
 	for _, prefix := range []string{"failed to solve: ", "rpc error: code = Unknown desc = "} {
 		msg = strings.TrimPrefix(msg, prefix)
+	}
+	if strings.Contains(msg, syscall.ENOSPC.Error()) { // of an error that came by gRPC the words alone are left
+		err = errors.Join(err, syscall.ENOSPC)
 	}
 	return &solveError{msg: msg, err: err}
 }

@@ -43,7 +43,11 @@ func otherProcess(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	file, err := kubefile.Parse("Kubefile", strings.NewReader(sleeping))
+	text := sleeping
+	if other := os.Getenv("KEG_TEST_KUBEFILE"); other != "" {
+		text = other
+	}
+	file, err := kubefile.Parse("Kubefile", strings.NewReader(text))
 	if err != nil {
 		return err
 	}
@@ -60,16 +64,16 @@ func otherProcess(ctx context.Context, dir string) error {
 	return err
 }
 
-// begin starts a build that sleeps in its RUN, and waits until it does.
-func begin(t *testing.T, dir, until string) (*exec.Cmd, *bytes.Buffer) {
+// begin starts a build that sleeps in its RUN, and waits until it has printed something; so does await.
+func begin(t *testing.T, dir, until string) (cmd *exec.Cmd, out *bytes.Buffer, await func(until string)) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), self)
+	cmd = exec.CommandContext(t.Context(), self)
 	cmd.Env = append(os.Environ(), "KEG_TEST_BUILD="+dir)
-	out := &bytes.Buffer{}
+	out = &bytes.Buffer{}
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -81,14 +85,18 @@ func begin(t *testing.T, dir, until string) (*exec.Cmd, *bytes.Buffer) {
 	_ = w.Close()
 	t.Cleanup(func() { _ = r.Close() })
 	buf := make([]byte, 4096)
-	for !strings.Contains(out.String(), until) {
-		n, err := r.Read(buf)
-		out.Write(buf[:n])
-		if err != nil {
-			t.Fatalf("it ended: %v\n%s", err, out)
+	await = func(until string) {
+		t.Helper()
+		for !strings.Contains(out.String(), until) {
+			n, err := r.Read(buf)
+			out.Write(buf[:n])
+			if err != nil {
+				t.Fatalf("it ended: %v\n%s", err, out)
+			}
 		}
 	}
-	return cmd, out
+	await(until)
+	return cmd, out, await
 }
 
 // sleepers are the processes that sleeping began.
@@ -134,7 +142,7 @@ func (r *rig) names() (out []string) {
 
 func TestInterrupted(t *testing.T) {
 	dir := prepared(t)
-	cmd, out := begin(t, dir, "begun")
+	cmd, out, _ := begin(t, dir, "begun")
 	if n := sleepers(t); n != 1 {
 		t.Fatalf("%d processes sleep", n)
 	}
@@ -162,7 +170,7 @@ func TestInterrupted(t *testing.T) {
 
 func TestKilled(t *testing.T) {
 	dir := prepared(t)
-	cmd, _ := begin(t, dir, "begun")
+	cmd, _, _ := begin(t, dir, "begun")
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -174,6 +182,9 @@ func TestKilled(t *testing.T) {
 	}
 	solver := buildkit.New(buildkit.Options{Dir: filepath.Join(dir, "store", "buildkit")})
 	r := &rig{t: t, store: s, solver: solver}
+	if names := r.names(); len(names) != 1 {
+		t.Errorf("images: %v", names)
+	}
 	r.build("FROM base:v1\nRUN echo x >/x\n", "", "next:v1")
 	if err := solver.Close(); err != nil {
 		t.Error(err)
@@ -187,9 +198,15 @@ func TestKilled(t *testing.T) {
 // TestTwo holds that a second process says that it waits, and goes on when the first has ended.
 func TestTwo(t *testing.T) {
 	dir := prepared(t)
-	first, _ := begin(t, dir, "begun")
-	second, _ := begin(t, dir, "waiting")
-	for _, cmd := range []*exec.Cmd{second, first} {
+	first, _, _ := begin(t, dir, "begun")
+	second, out, await := begin(t, dir, "waiting")
+	if strings.Contains(out.String(), "begun") {
+		t.Errorf("both run: %s", out)
+	}
+	for i, cmd := range []*exec.Cmd{first, second} {
+		if i == 1 {
+			await("begun")
+		}
 		if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
 			t.Fatal(err)
 		}

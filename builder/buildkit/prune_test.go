@@ -75,7 +75,7 @@ func testPrune(t *testing.T, keep, gone, left int64) {
 // TestPruneKilled holds that pruning everything also removes what a killed build left.
 func TestPruneKilled(t *testing.T) {
 	dir := prepared(t)
-	cmd, _ := begin(t, dir, "begun")
+	cmd, _, _ := begin(t, dir, "begun")
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
