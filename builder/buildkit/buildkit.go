@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"strings"
 	"sync"
 	"time"
@@ -44,6 +45,9 @@ type Options struct {
 	Allow []string
 	// Waiting is told, once, that another process uses Dir; nil is nobody.
 	Waiting func(dir string)
+	// Guard makes the command of a process that reads its standard input by the function Guard; it is started beside
+	// BuildKit in this process. nil is none.
+	Guard func(dir string) *exec.Cmd
 }
 
 // TLS names files, in PEM, by which this side and a buildkitd know each other.
@@ -123,7 +127,7 @@ func (s *Solver) connect(ctx context.Context) (*client.Client, error) {
 	if s.o.Address != "" {
 		s.client, s.stop, err = Dial(ctx, s.o.Address, s.o.TLS)
 	} else {
-		s.client, s.stop, err = Embed(ctx, s.o.Dir, s.o.Waiting)
+		s.client, s.stop, err = Embed(ctx, s.o)
 	}
 	return s.client, err
 }

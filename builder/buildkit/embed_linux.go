@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	ctdsnapshot "github.com/containerd/containerd/v2/core/snapshots"
@@ -57,17 +58,18 @@ func embeddable() error {
 	return errors.Join(missing...)
 }
 
-// Embed runs BuildKit in this process, with its state in dir, and connects to it in memory. While another
-// process uses dir it waits, and says so once. The caller calls stop at the end, which waits for what still
-// runs; ctx bounds the start alone.
-func Embed(ctx context.Context, dir string, waiting func(dir string)) (c *client.Client, stop func() error, err error) {
+// Embed runs BuildKit in this process, with its state in o.Dir, and connects to it in memory. While another
+// process uses that it waits, and says so once. The caller calls stop at the end, which waits for what still
+// runs; ctx bounds the start alone. Of o it reads Dir, Waiting and Guard.
+func Embed(ctx context.Context, o Options) (c *client.Client, stop func() error, err error) {
+	dir := o.Dir
 	if err := embeddable(); err != nil {
 		return nil, nil, err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("starting BuildKit: %w", err)
 	}
-	release, err := acquire(ctx, dir, waiting)
+	release, err := acquire(ctx, dir, o.Waiting)
 	if err != nil {
 		return nil, nil, fmt.Errorf("starting BuildKit: %w", err)
 	}
@@ -76,12 +78,21 @@ func Embed(ctx context.Context, dir string, waiting func(dir string)) (c *client
 		release()
 		return nil, nil, fmt.Errorf("removing what a killed build left in %s: %w", dir, err)
 	}
+	unguard, err := guard(o.Guard, dir)
+	if err != nil {
+		release()
+		return nil, nil, err
+	}
 	e, err := start(dir)
 	if err != nil {
+		unguard()
 		release()
 		return nil, nil, fmt.Errorf("starting BuildKit in %s: %w", dir, err)
 	}
-	e.release = release
+	e.release = func() {
+		unguard()
+		release()
+	}
 	c, err = client.New(context.WithoutCancel(ctx), "passthrough:///embedded", client.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 		return e.listener.DialContext(ctx)
 	}))
@@ -233,6 +244,9 @@ func (e *embedded) snapshotter(dir string) runc.SnapshotterFactory {
 	}
 	return factory
 }
+
+// detach puts a process out of the reach of a Ctrl-C.
+func detach(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }
 
 // silence takes away what BuildKit says of itself: libraries do not print.
 var silence = sync.OnceFunc(func() { logrus.SetOutput(io.Discard) })

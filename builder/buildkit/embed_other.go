@@ -4,6 +4,7 @@ package buildkit
 
 import (
 	"context"
+	"os/exec"
 
 	"github.com/moby/buildkit/client"
 
@@ -13,7 +14,7 @@ import (
 func embeddable() error { return ErrPlatform }
 
 // Embed runs BuildKit in this process, which it can on Linux only.
-func Embed(context.Context, string, func(dir string)) (*client.Client, func() error, error) {
+func Embed(context.Context, Options) (*client.Client, func() error, error) {
 	return nil, nil, ErrPlatform
 }
 
@@ -21,3 +22,5 @@ func link(string, builder.Execution) {}
 
 // sweep has nothing to do: no container was started.
 func sweep(context.Context, string) error { return nil }
+
+func detach(*exec.Cmd) {}

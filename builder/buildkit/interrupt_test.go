@@ -22,6 +22,13 @@ import (
 
 // The test binary runs itself as a process that builds.
 func TestMain(m *testing.M) {
+	if dir := os.Getenv("KEG_TEST_GUARD"); dir != "" {
+		if err := buildkit.Guard(context.Background(), os.Stdin, dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if dir := os.Getenv("KEG_TEST_BUILD"); dir != "" {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 		err := otherProcess(ctx, dir)
@@ -55,13 +62,49 @@ func otherProcess(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	solver := buildkit.New(buildkit.Options{Dir: filepath.Join(dir, "store", "buildkit"), Waiting: func(string) { fmt.Println("waiting") }})
+	solver := buildkit.New(buildkit.Options{Dir: filepath.Join(dir, "store", "buildkit"), Waiting: func(string) { fmt.Println("waiting") }, Guard: testGuard()})
 	defer solver.Close()
 	b := &builder.Builder{Store: s, Solver: solver, Progress: func(e progress.Event) { os.Stdout.Write(e.Log) }}
 	req := builder.Request{File: file}
 	req.Tags = append(req.Tags, ref)
 	_, err = b.Build(ctx, req)
 	return err
+}
+
+// testGuard is what looks after a build, if the test wants it.
+func testGuard() func(dir string) *exec.Cmd {
+	if os.Getenv("KEG_TEST_GUARDED") == "" {
+		return nil
+	}
+	return func(dir string) *exec.Cmd {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), "KEG_TEST_GUARD="+dir)
+		return cmd
+	}
+}
+
+// TestKilledGuarded holds that what looks after a build ends what a killed one leaves, without another build.
+func TestKilledGuarded(t *testing.T) {
+	dir := prepared(t)
+	t.Setenv("KEG_TEST_GUARDED", "1")
+	cmd, _, _ := begin(t, dir, "begun")
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	for deadline := time.Now().Add(time.Minute); sleepers(t) > 0 || left(dir); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d processes are left", sleepers(t))
+		}
+	}
+	unchanged(t, dir)
+}
+
+// left says whether a mount or a container is left below a directory.
+func left(dir string) bool {
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	bundles, _ := filepath.Glob(filepath.Join(dir, "store", "buildkit", "runc-*", "executor", "*", "config.json"))
+	return bytes.Contains(mounts, []byte(dir)) || len(bundles) > 0
 }
 
 // begin starts a build that sleeps in its RUN, and waits until it has printed something; so does await.

@@ -99,7 +99,7 @@ func Prune(ctx context.Context, o PruneOptions) (PruneResult, error) {
 
 // shrink lets BuildKit choose.
 func shrink(ctx context.Context, o PruneOptions) (err error) {
-	c, stop, err := Embed(ctx, o.Dir, o.Waiting)
+	c, stop, err := Embed(ctx, Options{Dir: o.Dir, Waiting: o.Waiting})
 	if err != nil {
 		return err
 	}

@@ -116,7 +116,7 @@ into one OCI image, a cluster image, and runs it on bare hosts that have no inte
 		newCertsCommand(a), newBackupCommand(a), newRestoreCommand(a), newResetCommand(a),
 	)
 	image := group(&cobra.Command{Use: "image", Short: "The image commands, grouped"}, imageCommands()...)
-	return group(root, image, newVersionCommand(a), newGenDocsCommand(a))
+	return group(root, image, newVersionCommand(a), newGenDocsCommand(a), newGuardCommand(a))
 }
 
 // env is the value of an environment variable, or "".

@@ -78,6 +78,7 @@ func (a *app) solver(flags solverFlags) (*buildkit.Solver, error) {
 		return nil, err
 	}
 	o.Waiting = a.waitingForBuild
+	o.Guard = guardCommand
 	return buildkit.New(o), nil
 }
 
