@@ -15,14 +15,16 @@ import (
 
 // NodeStatus is a node as the cluster's API knows it.
 type NodeStatus struct {
-	Name    string   `json:"name"`
-	Ready   bool     `json:"ready"`
-	Reason  string   `json:"reason,omitempty"` // why it is not ready
-	Roles   []string `json:"roles,omitempty"`
-	Version string   `json:"version"` // of kubelet
-	Engine  string   `json:"engine"`  // such as "containerd://2.4.2"
-	Address string   `json:"address,omitempty"`
-	PodCIDR string   `json:"podCIDR,omitempty"`
+	Name   string `json:"name"`
+	Ready  bool   `json:"ready"`
+	Reason string `json:"reason,omitempty"` // why it is not ready
+	// Cordoned says that no pods are put there.
+	Cordoned bool     `json:"cordoned,omitempty"`
+	Roles    []string `json:"roles,omitempty"`
+	Version  string   `json:"version"` // of kubelet
+	Engine   string   `json:"engine"`  // such as "containerd://2.4.2"
+	Address  string   `json:"address,omitempty"`
+	PodCIDR  string   `json:"podCIDR,omitempty"`
 	// Addresses and PodCIDRs are all of them where the node has more than one, Address and PodCIDR first.
 	Addresses []string `json:"addresses,omitempty"`
 	PodCIDRs  []string `json:"podCIDRs,omitempty"`
@@ -61,8 +63,9 @@ type nodeList struct {
 			Labels map[string]string `json:"labels"`
 		} `json:"metadata"`
 		Spec struct {
-			PodCIDR  string   `json:"podCIDR"`
-			PodCIDRs []string `json:"podCIDRs"`
+			Unschedulable bool     `json:"unschedulable"`
+			PodCIDR       string   `json:"podCIDR"`
+			PodCIDRs      []string `json:"podCIDRs"`
 		} `json:"spec"`
 		Status struct {
 			Conditions []struct {
@@ -93,7 +96,7 @@ func parseNodes(data []byte) ([]NodeStatus, error) {
 	nodes := make([]NodeStatus, 0, len(list.Items))
 	for _, item := range list.Items {
 		s := NodeStatus{
-			Name: item.Metadata.Name, PodCIDR: item.Spec.PodCIDR, Reason: "its kubelet has not reported yet",
+			Name: item.Metadata.Name, PodCIDR: item.Spec.PodCIDR, Cordoned: item.Spec.Unschedulable, Reason: "its kubelet has not reported yet",
 			Version: item.Status.NodeInfo.KubeletVersion, Engine: item.Status.NodeInfo.ContainerRuntimeVersion,
 		}
 		for label := range item.Metadata.Labels {
@@ -188,10 +191,16 @@ func (c *Cluster) drain(ctx context.Context, n *Node, out io.Writer) error {
 	})
 }
 
-// uncordon lets pods onto a node again.
+// uncordon lets pods onto a node again. kubectl ends well even where the API went away before it took the change.
 func (c *Cluster) uncordon(ctx context.Context, n *Node) error {
 	return c.despiteAPI(ctx, func(ctx context.Context) error {
-		_, err := c.Kubectl(ctx, "uncordon", n.Name, apiLimit)
+		if _, err := c.Kubectl(ctx, "uncordon", n.Name, apiLimit); err != nil {
+			return err
+		}
+		s, err := c.apiNode(ctx, n)
+		if err == nil && s.Cordoned {
+			err = fmt.Errorf("node %s is still cordoned", n.Name)
+		}
 		return err
 	})
 }

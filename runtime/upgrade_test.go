@@ -136,6 +136,24 @@ func TestUpgradeDespiteAPI(t *testing.T) {
 	}
 }
 
+// TestUncordonDespiteKubectl: kubectl uncordon ends with 0 even where its change was not taken.
+func TestUncordonDespiteKubectl(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld(2)
+		w.install(t, 1)
+		w.newer("v1.38.0")
+		w.silent = true
+		if err := runtime.Run(t.Context(), w.cluster("v1.38.0", 1, 1), runtime.UpgradePhases(runtime.UpgradeOptions{})); err != nil {
+			t.Fatal(err)
+		}
+		for name, cordoned := range w.cordoned {
+			if cordoned {
+				t.Errorf("%s is still cordoned", name)
+			}
+		}
+	})
+}
+
 func TestUpgradeAfterKill(t *testing.T) {
 	everyKill(t, func(t *testing.T) *world {
 		w := newWorld(3)

@@ -40,13 +40,15 @@ type world struct {
 	broken   []string          // what no cluster would survive
 	log      []string          // what changed, in order
 
-	failOn string // an operation that fails
-	away   string // an operation during which the API goes away, once
-	refuse int    // how many questions it refuses from then on
-	ops    int
-	killAt int // 0 is never
-	after  bool
-	dead   bool
+	failOn   string          // an operation that fails
+	cordoned map[string]bool // nodes, by name
+	silent   bool            // the next uncordon does nothing, and says that it did
+	away     string          // an operation during which the API goes away, once
+	refuse   int             // how many questions it refuses from then on
+	ops      int
+	killAt   int // 0 is never
+	after    bool
+	dead     bool
 }
 
 // machine is a host of a world: part of it is the pretended runtime, and keg-node in memory the rest.
@@ -61,7 +63,7 @@ type machine struct {
 
 // newWorld has machines h1, h2, ... at 10.0.0.1, 10.0.0.2, ...
 func newWorld(n int) *world {
-	w := &world{machines: map[string]*machine{}, kubelets: map[string]string{}, members: map[string]bool{}, api: "v1.37.2"}
+	w := &world{machines: map[string]*machine{}, kubelets: map[string]string{}, cordoned: map[string]bool{}, members: map[string]bool{}, api: "v1.37.2"}
 	for i := range n {
 		ip, name := fmt.Sprintf("10.0.0.%d", i+1), fmt.Sprintf("h%d", i+1)
 		w.order = append(w.order, ip)
@@ -219,14 +221,24 @@ func (m *machine) kubectl(args []string, out io.Writer) error {
 			}
 			list = append(list, map[string]any{
 				"metadata": map[string]any{"name": name},
+				"spec":     map[string]any{"unschedulable": w.cordoned[name]},
 				"status": map[string]any{
 					"nodeInfo": map[string]any{"kubeletVersion": version}, "conditions": []any{map[string]any{"type": "Ready", "status": ready, "reason": "Because"}},
 				},
 			})
 		}
 		return json.NewEncoder(out).Encode(map[string]any{"items": list})
-	case args[0] == "drain", args[0] == "uncordon":
-		return w.op(args[0]+" "+args[1], nil)
+	case args[0] == "drain":
+		return w.op(args[0]+" "+args[1], func() { w.cordoned[args[1]] = true })
+	case args[0] == "uncordon":
+		w.mu.Lock()
+		silent := w.silent
+		w.silent = false
+		w.mu.Unlock()
+		if silent {
+			return nil
+		}
+		return w.op(args[0]+" "+args[1], func() { w.cordoned[args[1]] = false })
 	case args[0] == "delete":
 		return w.op("delete node "+args[2], func() { delete(w.kubelets, args[2]) })
 	}
