@@ -72,7 +72,7 @@ var (
 		"name it in LAUNCH; CNI and CSI start by themselves")
 	imageNotLocked = own("ImageNotLocked", Warning,
 		"Kubefile.lock does not hold an image that the Kubefile names",
-		"keg lock writes it")
+		"write its digest behind the name; keg lint --fix=pin asks the registry")
 	missingArchitecture = own("MissingArchitecture", Warning,
 		"The build context has files for one architecture where the Kubefile or --platform wants several",
 		"add the files for the other architecture, or build for those that are there: --platform")
