@@ -12,7 +12,7 @@ import (
 // directory dir. It is for a process beside the one that builds: when that is killed, nobody else does. If a byte comes
 // before the end, all went well and nothing is to be done.
 func Guard(ctx context.Context, r io.Reader, dir string) error {
-	if n, err := io.ReadFull(r, make([]byte, 1)); n > 0 || err != io.EOF { //nolint:errorlint // as io.Reader says it
+	if n, err := io.ReadFull(r, make([]byte, 1)); n > 0 || err != io.EOF {
 		return nil //nolint:nilerr // who cannot be heard is not dead
 	}
 	if _, err := os.Stat(dir); err != nil {
